@@ -1,0 +1,97 @@
+# Everything that is done with this book from a command line; "make" alone lists it.
+
+PYTHON  ?= python3
+PROFILE ?= quick
+CORES   ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+
+PROFILES  := $(basename $(notdir $(wildcard kclib/profiles/*.yaml)))
+NOTEBOOKS := $(basename $(notdir $(wildcard notebooks/*.ipynb)))
+
+# One thread a process, one process a core: faster than sharing threads, and the same numbers
+# whatever the number of cores.
+export OMP_NUM_THREADS := 1
+
+WITH_VENV := PATH="$(CURDIR)/.venv/bin:$$PATH"
+SNAKEMAKE  = $(WITH_VENV) snakemake --cores $(CORES) --rerun-incomplete --config
+PYTEST     = $(WITH_VENV) pytest -n $(CORES) --dist loadfile
+SANITIZE  := $(addprefix --nbval-sanitize-with=,$(wildcard tests/nbval_sanitize.cfg))
+
+.DEFAULT_GOAL := help
+.PHONY: help book notebook record test lint clean clean-store
+
+# Requests that cannot be met are refused before anything is installed or computed.
+ifneq ($(filter book notebook record,$(MAKECMDGOALS)),)
+  ifeq ($(filter $(PROFILE),$(PROFILES)),)
+    $(error there is no profile "$(PROFILE)"; PROFILE may be one of: $(PROFILES))
+  endif
+endif
+ifneq ($(filter notebook,$(MAKECMDGOALS)),)
+  ifeq ($(NAME),)
+    $(error which notebook? Say make notebook NAME=..., one of: $(NOTEBOOKS))
+  endif
+  ifeq ($(filter $(NAME),$(NOTEBOOKS)),)
+    $(error there is no notebook "$(NAME)"; NAME may be one of: $(NOTEBOOKS))
+  endif
+  $(foreach p,$(PARAMS),$(if $(findstring =,$(p)),,\
+    $(error PARAMS: "$(p)" gives no value; write PARAMS="seed=3 order=1", without spaces around =)))
+endif
+
+help: ## list these targets
+	@echo "make TARGET [VARIABLE=value ...]"
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo "Variables, with the values they have now:"
+	@echo "  PROFILE=$(PROFILE)     data, networks and effort, one of: $(PROFILES)"
+	@echo "  CORES=$(CORES)           processes at a time, each of one thread"
+	@echo "  PYTHON=$(PYTHON)    the Python, 3.11 or newer, that .venv is made with"
+
+book: .venv/.installed ## run all notebooks in PROFILE and build the book from them
+	$(SNAKEMAKE) profile=$(PROFILE)
+	@echo "Done: open $(CURDIR)/book/_build/html/index.html in a browser."
+
+# Its files stay apart from the book's, which are those of the parameters' defaults.
+notebook: .venv/.installed ## run one notebook, e.g. NAME=table1_instability PARAMS="seed=3 order=1"
+	@mkdir -p book/_build/runs
+	$(WITH_VENV) KC_RESULTS="$(CURDIR)/book/_build/runs/results" python notebooks/run.py $(NAME) \
+	    --profile $(PROFILE) --output book/_build/runs/$(NAME).ipynb \
+	    $(foreach p,$(PARAMS),-p '$(subst =,' ',$(p))')
+	@echo "Done: open $(CURDIR)/book/_build/runs/$(NAME).ipynb in Jupyter."
+
+record: .venv/.installed ## run all notebooks in PROFILE and write results/PROFILE, to be committed
+	$(SNAKEMAKE) profile=$(PROFILE) record=true
+
+# The tests have their own store, so that they start from what they make themselves. Paths are
+# absolute because a notebook's kernel works in the notebook's folder. The book comes before nbval:
+# it trains the networks that the notebooks share, in parallel.
+test: export KC_STORE := $(CURDIR)/book/_build/test/store
+test: export KC_PROFILE := smoke
+test: export KC_DEVICE := cpu
+test: lint ## check style, code, the book's build (profile smoke) and the notebooks' outputs
+	$(PYTEST) tests
+	$(SNAKEMAKE) profile=smoke
+	KC_RESULTS="$(CURDIR)/book/_build/test/results" KC_PROGRESS=/dev/null $(PYTEST) --timeout=0 \
+	    --nbval --nbval-current-env --nbval-cell-timeout=600 $(SANITIZE) notebooks/*.ipynb
+
+lint: .venv/.installed ## check the style of code and notebooks
+	$(WITH_VENV) ruff check .
+
+clean: ## remove what was built (not .kc-store and .venv)
+	rm -rf book/_build book/_generated .snakemake build kclib.egg-info \
+	    .pytest_cache .ruff_cache .hypothesis
+	find . \( -path ./.venv -o -path ./.kc-store -o -path ./.git \) -prune -o \
+	    -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
+	@echo "Kept: .kc-store with its trained networks (make clean-store removes it), and .venv."
+
+clean-store: ## remove .kc-store: trained networks and features, which take the time
+	rm -rf .kc-store
+
+# Made anew whenever the dependencies change, so that it never holds what the two files do not say.
+# Python compiles what it imports; compiling everything here (no --no-compile) doubles the time.
+.venv/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1);" \
+	        "Python 3.11 or newer is needed: make ... PYTHON=python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv --clear .venv
+	.venv/bin/python -m pip install --quiet --no-compile -c constraints.txt -e ".[book,test]"
+	@touch $@

@@ -1,0 +1,96 @@
+# The graph: networks that notebooks share, then notebooks, then the book.
+#
+#     snakemake --cores 2 --config profile=quick
+#
+# A network's place in the store is keyed by all it depends on, code included, so its rule needs no
+# inputs: what is there is up to date. A notebook runs again when its text, its networks, or the code
+# of a module that it imports has changed.
+import json
+import os
+from pathlib import Path
+
+from kclib import parameters, profiles, store
+from kclib.study import Study, results_folder
+
+PROFILE = parameters.checked({"profile": config.get("profile")})["profile"]
+STUDIES = {name: Study(name, profile=PROFILE) for name in profiles.load(PROFILE).artefacts}
+NETWORKS = {
+    study.network_path(member).name: (member, name)
+    for name, study in STUDIES.items()
+    for _, pair in study.pairs()
+    for member in pair
+}
+FOLDER = str(next(iter(STUDIES.values())).store.root / "networks")
+RESULTS = str((Path("results") if config.get("record") else results_folder()).resolve())
+RUNS = f"book/_build/notebooks/{PROFILE}"
+# Table 2 reads the fits that Table 1 makes; side by side they would wait for each other.
+AFTER = {"table2_orders": ["table1_instability"]}
+
+
+def entry(study):
+    return [
+        f"{FOLDER}/{study.network_path(member).name}/entry.json"
+        for _, pair in study.pairs()
+        for member in pair
+    ]
+
+
+def code(name):
+    """Digest the modules of kclib that a notebook imports."""
+    cells = json.loads(Path(f"notebooks/{name}.ipynb").read_text())["cells"]
+    sources = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
+    modules = set().union(*map(store.direct_imports, sources))
+    return [store.code_digest(module) for module in sorted(modules)]
+
+
+def text(name):
+    """Return a notebook's cells without outputs: refreshing those changes nothing."""
+    cells = json.loads(Path(f"notebooks/{name}.ipynb").read_text())["cells"]
+    return "".join("".join(c["source"]) for c in cells)
+
+
+rule all:
+    input:
+        [f"{RESULTS}/{PROFILE}/{name}.json" for name in STUDIES] if config.get("record")
+        else "book/_build/html/index.html",
+
+
+rule network:
+    output:
+        FOLDER + "/{key}/entry.json",
+    params:
+        member=lambda wildcards: NETWORKS[wildcards.key][0],
+        artefact=lambda wildcards: NETWORKS[wildcards.key][1],
+    threads: 1
+    shell:
+        "python -m kclib network --profile {PROFILE} --artefact {params.artefact} {params.member}"
+
+
+rule notebook:
+    input:
+        networks=lambda wildcards: entry(STUDIES[wildcards.name]),
+        before=lambda wildcards: [f"{RUNS}/{n}.ipynb" for n in AFTER.get(wildcards.name, [])],
+    output:
+        notebook=RUNS + "/{name}.ipynb",
+        result=RESULTS + "/" + PROFILE + "/{name}.json",
+    params:
+        code=lambda wildcards: code(wildcards.name),
+        text=lambda wildcards: text(wildcards.name),
+    threads: 1
+    shell:
+        "KC_RESULTS='{RESULTS}' python notebooks/run.py {wildcards.name} --profile {PROFILE} "
+        "--output {output.notebook}"
+
+
+rule book:
+    input:
+        notebooks=expand(RUNS + "/{name}.ipynb", name=STUDIES),
+        results=expand(RESULTS + "/" + PROFILE + "/{name}.json", name=STUDIES),
+        recorded=sorted(map(str, Path("results").rglob("*.json"))),
+        pages=sorted(str(path) for path in Path("book").glob("*.*") if path.is_file()),
+        configuration=["_config.yml", "_toc.yml"],
+    output:
+        "book/_build/html/index.html",
+    threads: 1
+    shell:
+        "python book/build.py {RUNS} '{RESULTS}'"

@@ -1,0 +1,49 @@
+"""Build the book: ``python book/build.py EXECUTED_NOTEBOOKS RESULTS``.
+
+Sphinx reads a staged copy that mirrors the repository, with executed notebooks in the place of the
+committed ones, so that launch and download buttons point to files that exist there.
+"""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pages
+
+from kclib import records
+from kclib.errors import InputError
+
+ROOT = Path(__file__).parent.parent
+STAGE = ROOT / "book" / "_build" / "src"
+
+
+def stage(notebooks: Path, results: Path) -> None:
+    """Lay out the sources of the book."""
+    generated = ROOT / "book" / "_generated"
+    pages.write(generated, pages.collect([records.FOLDER, results]))
+    shutil.rmtree(STAGE, ignore_errors=True)
+    (STAGE / "book").mkdir(parents=True)
+    for source in (ROOT / "_config.yml", ROOT / "_toc.yml"):
+        shutil.copy(source, STAGE)
+    for source in [*(ROOT / "book").glob("*.md"), *(ROOT / "book").glob("*.bib")]:
+        shutil.copy(source, STAGE / "book")
+    shutil.copytree(generated, STAGE / "book" / "_generated")
+    shutil.copytree(notebooks, STAGE / "notebooks", ignore=shutil.ignore_patterns(".*"))
+
+
+def main() -> int:
+    """Stage and build; warnings are errors."""
+    notebooks, results = map(Path, sys.argv[1:])
+    try:
+        stage(notebooks, results)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(STAGE)]
+    command += ["--path-output", str(ROOT / "book"), "-W", "--keep-going", "-n", "-q"]
+    return subprocess.run(command).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

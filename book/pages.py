@@ -1,0 +1,91 @@
+"""The computed pages: claims, summary and run times, written from results."""
+
+from pathlib import Path
+
+from kclib import records
+from kclib.atomic import replace_file
+from kclib.records import Claim, Result
+
+_ORDER = ("real64", "paper", "quick", "smoke")
+_MEANING = {
+    "real64": "CUB-200-2011 at 64 px, narrow networks",
+    "paper": "CUB-200-2011 at 224 px, full networks",
+    "quick": "embedded Creatures, narrow networks",
+    "smoke": "a test of the code; its numbers mean nothing",
+}
+
+
+def collect(folders: list[Path]) -> dict[str, dict[str, Result]]:
+    """Return results by profile and artefact; a later folder replaces an earlier one's."""
+    found: dict[str, dict[str, Result]] = {}
+    for folder in folders:
+        for path in sorted(folder.glob("*/*.json")):
+            result = records.read(path)
+            found.setdefault(result.profile, {})[result.artefact] = result
+    return dict(sorted(found.items(), key=lambda item: _ORDER.index(item[0])))
+
+
+def claims_by_id(results: dict[str, dict[str, Result]]) -> dict[str, dict[str, Claim]]:
+    """Return each claim's outcomes by profile, in the order of the book."""
+    claims: dict[str, dict[str, Claim]] = {}
+    for profile, artefacts in results.items():
+        for artefact in sorted(artefacts):
+            for claim in artefacts[artefact].claims:
+                claims.setdefault(claim.id, {})[profile] = claim
+    return dict(sorted(claims.items()))
+
+
+def summary(results: dict[str, dict[str, Result]]) -> str:
+    """Return the home page's table: claims and verdicts, one column a profile."""
+    profiles = list(results)
+    lines = [
+        f"| The paper's claim | {' | '.join(profiles)} |",
+        f"| --- |{' --- |' * len(profiles)}",
+    ]
+    for outcomes in claims_by_id(results).values():
+        any_claim = next(iter(outcomes.values()))
+        cells = [outcomes[p].verdict if p in outcomes else "not run" for p in profiles]
+        lines.append(f"| {any_claim.statement} | {' | '.join(cells)} |")
+    meanings = "; ".join(f"`{name}`: {_MEANING[name]}" for name in profiles)
+    return "\n".join([*lines, "", f"Columns are profiles. {meanings}.", ""])
+
+
+def claims(results: dict[str, dict[str, Result]]) -> str:
+    """Return the claims page: each claim with its test and its outcome under every profile."""
+    blocks = []
+    for outcomes in claims_by_id(results).values():
+        claim = next(iter(outcomes.values()))
+        rows = "\n".join(
+            f"| {profile} | {c.found} | **{c.verdict}** | {c.depends} |"
+            for profile, c in outcomes.items()
+        )
+        blocks.append(
+            f"## {claim.statement}\n\n"
+            f"*Where*: {claim.where}. *Test*: {claim.test}. *Paper*: {claim.paper}.\n\n"
+            f"| profile | found | verdict | it depends on |\n| --- | --- | --- | --- |\n{rows}\n"
+        )
+    return "\n".join(blocks)
+
+
+def runtimes(results: dict[str, dict[str, Result]]) -> str:
+    """Return the table of what each notebook took, networks apart."""
+    lines = [
+        "| profile | notebook | seconds | networks | seconds to train them | GB | machine | date |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for profile, artefacts in results.items():
+        for name, result in sorted(artefacts.items()):
+            had = result.provenance
+            training = sum(network["seconds"] for network in had.networks.values())
+            machine = f"{had.hardware['processor']}, {had.hardware['threads']} thread"
+            lines.append(
+                f"| {profile} | {name} | {had.seconds:.0f} | {len(had.networks)} | {training:.0f} "
+                f"| {had.peak_memory:.1f} | {had.hardware['accelerator'] or machine} | {had.date} |"
+            )
+    return "\n".join([*lines, ""])
+
+
+def write(folder: Path, results: dict[str, dict[str, Result]]) -> None:
+    """Write all computed pages into a folder."""
+    for page in (summary, claims, runtimes):
+        replace_file(folder / f"{page.__name__}.md", page(results).encode())

@@ -1,0 +1,52 @@
+"""Files that are written whole or not at all."""
+
+import errno
+import os
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import StoreError
+
+
+def write_synced(path: Path, content: bytes) -> None:
+    """Write a file and wait until it is on the disk."""
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Put ``content`` at ``path``; a kill at any moment leaves the old file or the new one.
+
+    Raises
+    ------
+    StoreError
+        If the disk is full or writing is not allowed; the old file is kept.
+    """
+    with readable_failure(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            write_synced(fresh, content)
+            os.replace(fresh, path)
+        finally:
+            fresh.unlink(missing_ok=True)
+
+
+@contextmanager
+def readable_failure(place: Path):
+    """Turn the operating system's refusals to write into a `StoreError`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            reason = "the disk is full; free some space"
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            reason = f"writing is not allowed there ({error.strerror}); change the permission"
+        else:
+            raise
+        raise StoreError(
+            f"cannot write under {place}: {reason}, or name another folder with the environment "
+            "variable KC_STORE. What was finished before is kept."
+        ) from None

@@ -1,0 +1,42 @@
+"""Let torchvision import where its compiled operators do not fit the installed torch.
+
+A CPU-only torch beside the package index's torchvision cannot load torchvision's compiled library;
+its import then fails on ``operator torchvision::nms does not exist`` (pytorch/vision issues 9077
+and 9085). Models and transforms need none of those operators: it is enough that their schemas
+exist when torchvision registers its Python-side implementations.
+"""
+
+import importlib.util
+from pathlib import Path
+
+import torch
+
+_SCHEMAS = (
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+)
+_library = None  # a torch Library withdraws its definitions when it is collected
+
+
+def declare_missing_operators() -> bool:
+    """Declare torchvision's ``nms`` schemas if, and only if, its library cannot be loaded.
+
+    Returns
+    -------
+    bool
+        True if schemas had to be declared.
+    """
+    global _library
+    spec = importlib.util.find_spec("torchvision")
+    if _library is not None or spec is None or spec.origin is None:
+        return _library is not None
+    for compiled in Path(spec.origin).parent.glob("_C.*"):
+        try:
+            torch.ops.load_library(str(compiled))
+        except (OSError, RuntimeError):
+            continue
+        return False
+    _library = torch.library.Library("torchvision", "FRAGMENT")
+    for schema in _SCHEMAS:
+        _library.define(schema)
+    return True

@@ -1,0 +1,207 @@
+"""Labelled images in memory, and the prepared packs of the paper's data sets.
+
+A pack is one ``.npz`` of JPEG files, cropped to the published bounding boxes; `load_pack` reads
+those in the folder named by the environment variable ``KC_DATA``. The original archives are read
+by :mod:`kclib.archives`, the embedded data set is drawn by :mod:`kclib.creatures`.
+"""
+
+import hashlib
+import io
+import json
+import os
+import zipfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .errors import InputError, choose
+
+#: sha256 of each known pack.
+PACKS = {
+    "cub200_test_112.npz": "43b0a31a2a79f0f64a69f339e131fa6b1a7195bb5a59158f95383589207d8b53",
+    "cub200_train_112.npz": "338c63e82f6abafb8fd415bd1af307d01778306c593775ee6faa10cdee5527c5",
+    "dogs120_test_112.npz": "541c7eea5a26efa17244708e84d252e57f76579f1f171f510a5c0813d0dfeb51",
+    "dogs120_train_112.npz": "1eb9abadaef99401dfde7e9371f6e5657d70d53c5b9cc91fa887e477baee8e47",
+    "vocanimal_test_112.npz": "872639830c3423e2b1c0a7f15e21c18574505c52be8570480d6b5bcbdfaf8504",
+    "vocanimal_train_112.npz": "63df8c9cfa8d75fadf600a2c23df7cbcc6c49e173d0f076f15070b0ead87d0da",
+}
+#: sha256 of the file with the authors' two disjoint halves of the CUB training set.
+HALVES = (
+    "cub200_train_halves.json",
+    "b09af1706624b78e910e8aad2371bc07a3eefaf96d87a1501a7225ff3d1a42ea",
+)
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Labelled images.
+
+    Attributes
+    ----------
+    images : torch.Tensor
+        uint8, shape (N, 3, S, S).
+    labels : torch.Tensor
+        int64, shape (N,), 0-based.
+    class_names : tuple of str
+    digest : str
+        Hexadecimal sha256 of what the set was made from; part of every stored result's key.
+    coarse : torch.Tensor, optional
+        int64, shape (N,), labels of a coarser task (bird or dog).
+    coarse_names : tuple of str
+    part_names : tuple of str
+    part_points : torch.Tensor, optional
+        float32, shape (N, P, 3): x and y in units of the crop's side, and visibility (CUB).
+    part_masks : torch.Tensor, optional
+        bool, shape (N, P, S, S) (Creatures).
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    class_names: tuple[str, ...]
+    digest: str
+    coarse: torch.Tensor | None = None
+    coarse_names: tuple[str, ...] = ()
+    part_names: tuple[str, ...] = ()
+    part_points: torch.Tensor | None = None
+    part_masks: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def parts(self) -> tuple[dict[str, torch.Tensor], dict]:
+        """Return the set as named tensors and a record of JSON's types, for `of_parts`."""
+        fields = {name: value for name, value in vars(self).items() if value is not None}
+        tensors = {k: v for k, v in fields.items() if isinstance(v, torch.Tensor)}
+        return tensors, {k: v for k, v in fields.items() if k not in tensors}
+
+    @classmethod
+    def of_parts(cls, tensors: dict[str, torch.Tensor], record: dict) -> "ImageSet":
+        """Rebuild a set from what `parts` returned, also after a detour through JSON."""
+        names = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items()}
+        return cls(**tensors, **names)
+
+    def subset(self, indices) -> "ImageSet":
+        """Return the images at ``indices`` (a sequence of int), in that order."""
+        index = torch.as_tensor(indices, dtype=torch.int64)
+        if len(index) and not 0 <= int(index.min()) <= int(index.max()) < len(self):
+            raise InputError(
+                f"indices reach from {int(index.min())} to {int(index.max())}; "
+                f"allowed: 0 to {len(self) - 1}, the images of this set."
+            )
+        chosen = {
+            name: None if (value := getattr(self, name)) is None else value[index]
+            for name in ("images", "labels", "coarse", "part_points", "part_masks")
+        }
+        mark = hashlib.sha256(self.digest.encode() + index.numpy().tobytes()).hexdigest()
+        return replace(self, digest=mark, **chosen)
+
+
+def pack_folder() -> Path:
+    """Return the folder of packs, named by the environment variable ``KC_DATA``."""
+    named = os.environ.get("KC_DATA")
+    if not named:
+        raise InputError(
+            "the environment variable KC_DATA is not set; it must name the folder that holds the "
+            f"packs ({', '.join(PACKS)}). Set it, or use a profile on the embedded Creatures."
+        )
+    if not Path(named).is_dir():
+        raise InputError(f"KC_DATA names {named!r}, which is not a folder; name the packs' folder.")
+    return Path(named)
+
+
+def load_pack(name: str, size: int, *, folder: Path | None = None, checksum: str | None = None):
+    """Load one pack, its images squashed to ``size`` x ``size``.
+
+    The images stand in the order of ``torchvision.datasets.ImageFolder`` (class folders sorted,
+    then files sorted), in which the authors' halves of CUB count.
+
+    Parameters
+    ----------
+    name : str
+        The file's name, e.g. ``"cub200_train_112.npz"``.
+    size : int
+        Side in pixels, 16 to 512; bilinear with antialiasing, as the authors resize.
+    folder : Path, optional
+        Where the pack lies; ``KC_DATA`` by default.
+    checksum : str, optional
+        Expected sha256; the known pack's own by default.
+
+    Returns
+    -------
+    ImageSet
+
+    Raises
+    ------
+    InputError
+        If the pack is missing, truncated, or its checksum is not the expected one.
+    """
+    if not 16 <= size <= 512:
+        raise InputError(f"size is {size} pixels; allowed: 16 to 512.")
+    path = (folder or pack_folder()) / name
+    if checksum is None:
+        checksum = PACKS[choose("pack", name, PACKS)]
+    content = _verified(path, checksum)
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as pack:
+            arrays = {key: pack[key] for key in pack.files}
+        jpeg, offsets = arrays["jpeg"], arrays["offsets"]
+        order = np.lexsort((arrays["names"], arrays["label"]))  # as ImageFolder would list them
+        images = np.stack(
+            [_decode(jpeg[offsets[i] : offsets[i + 1]], size) for i in order]
+        )  # (N, S, S, 3)
+        labels, class_names = arrays["label"][order], arrays["class_names"]
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"the pack {path} cannot be read ({error}); copy or download it again."
+        ) from None
+    points = arrays.get("part_xyv")
+    return ImageSet(
+        images=torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),  # (N, 3, S, S)
+        labels=torch.from_numpy(labels.astype(np.int64)),
+        class_names=tuple(map(str, class_names)),
+        digest=hashlib.sha256(f"{checksum} {size}".encode()).hexdigest(),
+        part_names=tuple(map(str, arrays.get("part_names", ()))),
+        part_points=None if points is None else torch.from_numpy(points[order].astype(np.float32)),
+    )
+
+
+def cub_halves(*, folder: Path | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the authors' two disjoint halves of the CUB training set (Table 1, lower half).
+
+    Returns
+    -------
+    tuple of torch.Tensor
+        int64 indices into the training set as `load_pack` and `kclib.archives.cub200` order it.
+    """
+    name, checksum = HALVES
+    content = json.loads(_verified((folder or pack_folder()) / name, checksum))
+    return torch.tensor(content["half_A"]), torch.tensor(content["half_B"])
+
+
+def _verified(path: Path, checksum: str) -> bytes:
+    """Return the content of ``path`` if its sha256 is ``checksum``."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"cannot read {path} ({error.strerror}); put the file there or set KC_DATA."
+        ) from None
+    found = hashlib.sha256(content).hexdigest()
+    if found != checksum:
+        raise InputError(
+            f"{path} is damaged or another file: its sha256 is {found[:16]}..., expected "
+            f"{checksum[:16]}... ({len(content):,} bytes read); copy or download it again."
+        )
+    return content
+
+
+def _decode(jpeg: np.ndarray, size: int) -> np.ndarray:
+    """Decode one JPEG to uint8 (size, size, 3)."""
+    with Image.open(io.BytesIO(jpeg.tobytes())) as image:
+        image = image.convert("RGB")
+        if image.size != (size, size):
+            image = image.resize((size, size), Image.Resampling.BILINEAR)
+        return np.asarray(image)

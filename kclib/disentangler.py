@@ -1,0 +1,147 @@
+"""The disentangling network g and its exact split into orders (Section 3 and Fig. 2)."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .errors import InputError, choose
+
+#: What N_k divides by: each image's own scale (the authors' code), or the data set's (the paper).
+NORMS = ("image", "dataset")
+_EPSILON = 1e-5
+
+
+class Disentangler(nn.Module):
+    """The network g that reconstructs a feature x* from a feature x, order by order.
+
+    With x^ the normalised input,
+
+        h_K = W_K x^,    h_k = W_k (x^ + p_{k+1} ReLU(N_{k+1} h_{k+1})),    g(x) = h_0.
+
+    The paper's text divides hidden units by their standard deviation over the data set
+    (``norm="dataset"``). The authors' code (``norm="image"``) divides per image and channel by the
+    unbiased standard deviation over positions plus 1e-5, and divides ``x`` itself in the same way.
+    Neither removes the mean, and no gradient flows through the divisor.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+        Channels of x and of x*.
+    order : int
+        Highest order K, 0 to 5.
+    kernel_size : int
+        3 for feature maps; 1 for fully connected or token features as 1 x 1 maps.
+    norm : str
+        ``"image"`` or ``"dataset"``.
+
+    Attributes
+    ----------
+    linears : torch.nn.ModuleList
+        ``linears[k]`` is W_k, a convolution without bias; k = 0 is the output layer.
+    p_logits : torch.nn.Parameter
+        Shape (order,); entry k - 1 is the logit of p_k. p starts at 0.5.
+    scales : torch.Tensor
+        Buffer (order + 1, in_channels): the data set's standard deviations that divide x (row 0)
+        and h_k (row k); used with ``norm="dataset"``, running in training mode, frozen otherwise.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        order: int = 2,
+        kernel_size: int = 3,
+        norm: str = "image",
+    ):
+        super().__init__()
+        for name, value in (("in_channels", in_channels), ("out_channels", out_channels)):
+            if value < 1:
+                raise InputError(f"{name} is {value}; allowed: 1 or more.")
+        if not 0 <= order <= 5:
+            raise InputError(f"order is {order}; allowed: 0 to 5.")
+        if kernel_size not in (1, 3):
+            raise InputError(f"kernel_size is {kernel_size}; allowed: 1 or 3.")
+        self.norm = choose("norm", norm, NORMS)
+        self.order = order
+        self.linears = nn.ModuleList(
+            nn.Conv2d(
+                in_channels,
+                in_channels if k else out_channels,
+                kernel_size,
+                padding=kernel_size // 2,
+                bias=False,
+            )
+            for k in range(order + 1)
+        )
+        self.p_logits = nn.Parameter(torch.zeros(order))
+        self.register_buffer("scales", torch.ones(order + 1, in_channels))
+        self.register_buffer("batches_seen", torch.zeros((), dtype=torch.long))
+
+    @property
+    def p(self) -> torch.Tensor:
+        """The p_k, shape (order,), each between 0 and 1."""
+        return self.p_logits.sigmoid()
+
+    def penalty(self) -> torch.Tensor:
+        """Return the sum of the p_k^2, which pushes explanation to low orders."""
+        return self.p.square().sum()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return g(x), shape (N, out_channels, H, W), of a feature x (N, in_channels, H, W)."""
+        return self.linears[0](self.inner(x))
+
+    def inner(self, x: torch.Tensor, k: int = 0) -> torch.Tensor:
+        """Return what W_k is applied to, (N, in_channels, H, W); by default the output layer's."""
+        x = x / self._divisor(x, 0)
+        if self.training and self.norm == "dataset":
+            self.batches_seen += 1
+        hidden = torch.zeros((), dtype=x.dtype, device=x.device)
+        for j in range(self.order, k, -1):
+            h = self.linears[j](x + hidden)
+            hidden = self.p[j - 1] * F.relu(h / self._divisor(h, j))
+        return x + hidden
+
+    def decompose(self, x: torch.Tensor) -> torch.Tensor:
+        """Split g(x) exactly into its orders.
+
+        With the gates of the ReLUs and the divisors held at their values for this x, g is linear:
+        x^(0) = W_0 x^ and x^(k) = W_0 p_1 L_1 N_1 W_1 ... p_k L_k N_k W_k x^ (the paper's Eq. for
+        x^(k); L_k is the diagonal matrix of the gates).
+
+        Returns
+        -------
+        torch.Tensor
+            Shape (order + 1, N, out_channels, H, W), lowest order first; its sum over the first
+            dimension is ``forward(x)`` up to rounding.
+        """
+        x = x / self._divisor(x, 0)
+        gains: dict[int, torch.Tensor] = {}  # p_k times gate over divisor, for this x
+        hidden = torch.zeros((), dtype=x.dtype, device=x.device)
+        for k in range(self.order, 0, -1):
+            h = self.linears[k](x + hidden)
+            gains[k] = self.p[k - 1] * (h > 0) / self._divisor(h, k)
+            hidden = gains[k] * h
+        components = []
+        for top in range(self.order + 1):
+            part = x
+            for k in range(top, 0, -1):
+                part = gains[k] * self.linears[k](part)
+            components.append(self.linears[0](part))
+        return torch.stack(components)  # (K + 1, N, C, H, W)
+
+    @torch.no_grad()
+    def _divisor(self, h: torch.Tensor, k: int) -> torch.Tensor:
+        """Return what N_k divides h (N, C, H, W) by, broadcastable to it; k = 0 is for x itself."""
+        if self.norm == "image":
+            if h.shape[2] * h.shape[3] < 2:
+                raise InputError(
+                    'norm="image" divides by the standard deviation over positions, and these maps '
+                    f'are {h.shape[2]} x {h.shape[3]}; use norm="dataset" for 1 x 1 maps.'
+                )
+            return h.float().std((2, 3), keepdim=True).to(h.dtype) + _EPSILON
+        if self.training:
+            scale = h.float().std((0, 2, 3), correction=0)
+            # A mean over the first ten batches, then an exponential one.
+            weight = max(0.1, 1 / (1 + int(self.batches_seen)))
+            self.scales[k] += weight * (scale - self.scales[k])
+        return self.scales[k].to(h.dtype).view(1, -1, 1, 1) + _EPSILON

@@ -1,0 +1,190 @@
+"""Variances of features and their shares, with bootstrap intervals over images."""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Moments:
+    """First and second moments of one feature, image by image.
+
+    They suffice for the paper's Var on any resample of the images: Var removes each channel's mean
+    over images and positions and averages the squares over everything else.
+
+    Attributes
+    ----------
+    mean : torch.Tensor
+        float64, shape (N, C): mean over positions of each image and channel.
+    square : torch.Tensor
+        float64, shape (N,): mean square over channels and positions of each image.
+    """
+
+    mean: torch.Tensor
+    square: torch.Tensor
+
+    @classmethod
+    def of(cls, feature: torch.Tensor) -> "Moments":
+        """Measure a feature (N, C, H, W)."""
+        wide = feature.double()
+        return cls(wide.mean((2, 3)), wide.square().mean((1, 2, 3)))
+
+    @classmethod
+    def joined(cls, parts: list["Moments"]) -> "Moments":
+        """Join the moments of consecutive batches."""
+        return cls(torch.cat([p.mean for p in parts]), torch.cat([p.square for p in parts]))
+
+    def variance(self, weights: torch.Tensor | None = None) -> torch.Tensor:
+        """Return Var over images drawn with ``weights``.
+
+        Parameters
+        ----------
+        weights : torch.Tensor, optional
+            float64, shape (R, N), rows that sum to 1; all images equally by default.
+
+        Returns
+        -------
+        torch.Tensor
+            float64, shape (R,), or a scalar without weights.
+        """
+        if weights is None:
+            return self.square.mean() - self.mean.mean(0).square().mean()
+        return weights @ self.square - (weights @ self.mean).square().mean(1)
+
+
+def variance(feature: torch.Tensor) -> float:
+    """Return Var of a feature (N, C, H, W): each channel's mean removed, squares averaged."""
+    return float(Moments.of(feature).variance())
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a disentangler splits given features.
+
+    Attributes
+    ----------
+    target, residual_part : Moments
+        Of x* and of x^Δ.
+    components : list of Moments
+        Of x^(0), x^(1), ...
+    """
+
+    target: Moments
+    components: list[Moments]
+    residual_part: Moments
+
+    @property
+    def explained(self) -> list[float]:
+        """Var(x^(k)) / Var(x*) of each order k, lowest first (Table 2's magnitudes, as shares).
+
+        Orders of a jointly trained disentangler may cancel each other, so these shares need not
+        add up to 1 with `residual`.
+        """
+        whole = self.target.variance()
+        return [float(part.variance() / whole) for part in self.components]
+
+    @property
+    def residual(self) -> float:
+        """Var(x^Δ) / Var(x*), the paper's instability of learning (Table 1)."""
+        return float(self.residual_part.variance() / self.target.variance())
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return the moments as named tensors, for `from_tensors`."""
+        parts = {"target": self.target, "residual": self.residual_part}
+        parts |= {f"order{k}": part for k, part in enumerate(self.components)}
+        return {f"{n}.{field}": t for n, part in parts.items() for field, t in vars(part).items()}
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, torch.Tensor]) -> "Evaluation":
+        """Rebuild what `tensors` took apart."""
+
+        def part(name: str) -> Moments:
+            return Moments(tensors[f"{name}.mean"], tensors[f"{name}.square"])
+
+        orders = sum(name.startswith("order") for name in tensors) // 2
+        return cls(part("target"), [part(f"order{k}") for k in range(orders)], part("residual"))
+
+    def intervals(
+        self, *, resamples: int = 1000, level: float = 0.95, seed: int = 0
+    ) -> list[tuple[float, float]]:
+        """Return bootstrap intervals over images, of each order's share and of the residual.
+
+        The fitted disentangler is kept: the intervals say what other images would change, not what
+        another training run would.
+
+        Parameters
+        ----------
+        resamples : int
+            Resampled sets of images.
+        level : float
+            Coverage, between 0 and 1.
+        seed : int
+
+        Returns
+        -------
+        list of (float, float)
+            Lower and upper end for orders 0 to K, then for the residual.
+        """
+        weights = bootstrap_weights(len(self.target.square), resamples, seed)
+        whole = self.target.variance(weights)
+        shares = [part.variance(weights) / whole for part in (*self.components, self.residual_part)]
+        return [quantiles(share, level) for share in shares]
+
+
+def neighbour_products(feature: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Measure how alike neighbouring positions of a feature are, image by image.
+
+    The ratio of the two sums over any set of images is the mean correlation between a position and
+    the one beside or below it: near 1 for smooth shapes, near 0 for noise.
+
+    Parameters
+    ----------
+    feature : torch.Tensor
+        Shape (N, C, H, W), H and W 2 or more.
+
+    Returns
+    -------
+    products, squares : torch.Tensor
+        float64, shape (N,): the mean product of neighbours and the mean square, each after the
+        removal of every channel's mean over all images and positions.
+    """
+    wide = feature.double()
+    wide = wide - wide.mean((0, 2, 3), keepdim=True)
+    beside = (wide[..., :, 1:] * wide[..., :, :-1]).mean((1, 2, 3))
+    below = (wide[..., 1:, :] * wide[..., :-1, :]).mean((1, 2, 3))
+    return (beside + below) / 2, wide.square().mean((1, 2, 3))
+
+
+def ratio_interval(
+    numerator: torch.Tensor,
+    denominator: torch.Tensor,
+    *,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    """Return the ratio of two sums over images (N,), with its bootstrap interval.
+
+    Returns
+    -------
+    tuple of float
+        The ratio, and the lower and upper end of its interval.
+    """
+    weights = bootstrap_weights(len(numerator), resamples, seed)
+    low, high = quantiles((weights @ numerator) / (weights @ denominator), level)
+    return float(numerator.sum() / denominator.sum()), low, high
+
+
+def bootstrap_weights(count: int, resamples: int, seed: int) -> torch.Tensor:
+    """Return the weights of images in resamples with replacement, float64 (resamples, count)."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(count, (resamples, count), generator=generator)
+    weights = torch.zeros(resamples, count, dtype=torch.float64)
+    return weights.scatter_add_(1, drawn, torch.full(drawn.shape, 1 / count, dtype=torch.float64))
+
+
+def quantiles(values: torch.Tensor, level: float) -> tuple[float, float]:
+    """Return the ends of the central interval that holds a share ``level`` of values (R,)."""
+    ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+    low, high = values.quantile(ends).tolist()
+    return low, high

@@ -1,0 +1,52 @@
+"""The parameters that notebooks may have: their types and ranges, checked before anything runs."""
+
+import os
+
+from . import profiles
+from .disentangler import NORMS
+from .errors import InputError, choose
+
+#: Name: (type, lowest, highest, meaning).
+NUMBERS = {
+    "seed": (int, 0, 10**6, "seed of the first network; the second follows from it"),
+    "order": (int, 0, 5, "highest order K of the disentangler"),
+    "penalty": (float, 0.0, 1e3, "weight of the sum of the p_k^2"),
+    "resamples": (int, 20, 10**5, "bootstrap resamples of the images"),
+    "images": (int, 1, 12, "images shown in a figure"),
+    "channel": (int, -1, 10**4, "filter shown; -1 chooses the one that varies most"),
+    "channels": (int, 1, 256, "channels of a worked example"),
+}
+
+
+def checked(given: dict) -> dict:
+    """Return parameters as their types, or refuse them.
+
+    Parameters
+    ----------
+    given : dict
+        From name to value; numbers may be given as text. A profile of None is the one that the
+        environment variable ``KC_PROFILE`` names, or ``"quick"``.
+
+    Raises
+    ------
+    InputError
+        If a name is unknown, or a value is of another type or out of range.
+    """
+    return {name: _checked_one(name, value) for name, value in given.items()}
+
+
+def _checked_one(name: str, value):
+    if name == "profile":
+        value = value or os.environ.get("KC_PROFILE") or "quick"
+        return choose("profile", value, profiles.names())
+    if name == "norm":
+        return choose("norm", value, NORMS)
+    kind, low, high, meaning = NUMBERS[choose("parameter", name, ["profile", "norm", *NUMBERS])]
+    allowed = f"allowed: {'whole ' if kind is int else ''}numbers from {low} to {high} ({meaning})"
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise InputError(f"the parameter {name} is {value!r}; {allowed}.") from None
+    if isinstance(value, bool) or not low <= number <= high or number != kind(number):
+        raise InputError(f"the parameter {name} is {value!r}; {allowed}.")
+    return kind(number)

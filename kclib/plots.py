@@ -1,0 +1,142 @@
+"""How the book draws: one style, maps of features, and shares with intervals."""
+
+import matplotlib.pyplot as plt
+import torch
+from matplotlib.figure import Figure
+
+from .disentangler import Disentangler
+
+#: Colours that colour-blind readers can tell apart (Okabe and Ito): paper, recorded, this run.
+PAPER, RECORDED, RUN = "#000000", "#E69F00", "#0072B2"
+#: One colour an order, then one for x^Δ.
+ORDERS = ("#0072B2", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#D55E00")
+RESIDUAL = "#999999"
+
+
+def style() -> None:
+    """Set the book's style: light opaque background (also in dark mode), sober axes."""
+    plt.rcParams.update(
+        {
+            "figure.facecolor": "white",
+            "savefig.facecolor": "white",
+            "figure.dpi": 100,
+            "font.size": 10,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "legend.frameon": False,
+        }
+    )
+
+
+def shares(
+    labels: list[str],
+    series: dict[str, tuple[list[float | None], list[tuple[float, float]] | None, str]],
+    *,
+    xlabel: str,
+) -> Figure:
+    """Draw numbers with intervals, one row a label and one mark a series.
+
+    Parameters
+    ----------
+    labels : list of str
+        Rows, from the top.
+    series : dict
+        From name to values (None: no mark), intervals or None, and colour.
+    xlabel : str
+        What the numbers are, with their unit.
+    """
+    figure, axes = plt.subplots(figsize=(7.5, 0.45 * len(labels) + 1.2), layout="constrained")
+    marks = ("D", "s", "o")
+    for number, (name, (values, intervals, colour)) in enumerate(series.items()):
+        shift = 0.22 * (number - (len(series) - 1) / 2)
+        rows = [k for k, value in enumerate(values) if value is not None]
+        axes.plot(
+            [values[k] for k in rows],
+            [k + shift for k in rows],
+            marks[number % len(marks)],
+            color=colour,
+            label=name,
+            markersize=5,
+        )
+        for k in rows if intervals else ():
+            axes.plot(intervals[k], [k + shift] * 2, "-", color=colour, linewidth=2)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.invert_yaxis()
+    axes.set_xlim(left=0)
+    axes.set_xlabel(xlabel)
+    axes.grid(axis="x", alpha=0.3)
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def maps(images: torch.Tensor, columns: dict[str, torch.Tensor]) -> Figure:
+    """Draw images beside signed feature maps, one row an image, one scale a row.
+
+    Parameters
+    ----------
+    images : torch.Tensor
+        uint8, shape (N, 3, S, S).
+    columns : dict
+        From title to maps of shape (N, H, W).
+    """
+    count, wide = len(images), 1 + len(columns)
+    figure, grid = plt.subplots(
+        count, wide, figsize=(1.5 * wide + 0.9, 1.5 * count + 0.5), squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    for row, axes in enumerate(grid):
+        limit = max(float(part[row].abs().max()) for part in columns.values()) or 1.0
+        axes[0].imshow(images[row].permute(1, 2, 0))  # (S, S, 3)
+        for place, part in zip(axes[1:], columns.values(), strict=True):
+            drawn = place.imshow(part[row], cmap="RdBu_r", vmin=-limit, vmax=limit)
+        figure.colorbar(drawn, ax=axes[-1], shrink=0.8, label="activation")
+    for axes, title in zip(grid[0], ["image", *columns], strict=True):
+        axes.set_title(title)
+    for axes in grid.flat:
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.spines[:].set_visible(False)
+    return figure
+
+
+def diagram(disentangler: Disentangler) -> Figure:
+    """Draw a disentangler as it is: its layers, their sizes, and its p_k (the paper's Fig. 2)."""
+    top = disentangler.order
+    figure, axes = plt.subplots(figsize=(2.4 + 3.1 * top + 2.6, 2.9), layout="constrained")
+    axes.set(xlim=(-0.4, 3.1 * (top + 1) + 2.3), ylim=(-1.3, 1.5))
+    axes.axis("off")
+
+    def box(x, y, text, colour):
+        style = {"boxstyle": "round,pad=0.35", "facecolor": colour, "edgecolor": "black"}
+        axes.text(x, y, text, ha="center", va="center", bbox=style, fontsize=9)
+
+    def arrow(start, end, **style):
+        axes.annotate("", end, start, arrowprops={"arrowstyle": "->", **style})
+
+    box(0.2, 0, "x", "#FFFFFF")
+    x = 0.2
+    for k in range(top, -1, -1):
+        linear = disentangler.linears[k]
+        size = (
+            f"{linear.in_channels}→{linear.out_channels}\n{'×'.join(map(str, linear.kernel_size))}"
+        )
+        arrow((x + 0.25, 0), (x + 0.85, 0))
+        x += 1.3
+        box(x, 0, f"$W_{k}$\n{size}", "#CDE5F5")
+        if k:
+            arrow((x + 0.45, 0), (x + 0.75, 0))
+            box(
+                x + 1.15,
+                0,
+                f"$N_{k}$, ReLU\n× $p_{k}$ = {float(disentangler.p[k - 1]):.2f}",
+                "#FBE3B5",
+            )
+            arrow((x + 1.6, 0), (x + 1.7, 0))
+            x += 1.85
+            axes.text(x, 0, "+", ha="center", va="center", fontsize=14)
+            arrow((0.2, 0.35), (x, 0.18), connectionstyle="angle,angleA=90,angleB=0,rad=6")
+    arrow((x + 0.45, 0), (x + 1.0, 0))
+    box(x + 1.3, 0, "g(x)", "#FFFFFF")
+    names = " + ".join(f"$x^{{({k})}}$" for k in range(top + 1))
+    axes.text(x + 1.3, -0.75, f"= {names}", ha="center", va="center", fontsize=9)
+    return figure

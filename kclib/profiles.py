@@ -1,0 +1,102 @@
+"""Profiles: which data, networks and efforts a run of the book uses."""
+
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .errors import InputError, choose
+from .networks import ARCHITECTURES
+from .training import RECIPES, Recipe
+
+_FOLDER = Path(__file__).parent / "profiles"
+#: How the two networks of a pair differ (Table 1's two halves).
+CONDITIONS = ("initialisations", "halves")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(_Strict):
+    """The images of a profile."""
+
+    name: Literal["creatures", "cub200"]
+    classes: int = Field(default=24, ge=2)
+    train: int = Field(default=0, ge=0, description="images; 0: all there are")
+    test: int = Field(default=0, ge=0, description="images; 0: all there are")
+
+
+class Network(_Strict):
+    """One network: architecture, size and recipe; fields of the recipe may be changed by name."""
+
+    architecture: Literal[ARCHITECTURES]
+    width: float = Field(gt=0, le=1)
+    size: int = Field(ge=32, le=224, description="side of the images in pixels")
+    stem_stride: int | None = Field(default=None, ge=1)
+    dropout: float = Field(default=0.5, ge=0, lt=1)
+    recipe: Literal[tuple(RECIPES)]
+    epochs: int | None = Field(default=None, ge=1)
+    batch: int | None = Field(default=None, ge=2)
+    rate: float | None = Field(default=None, gt=0)
+    augment: bool | None = None
+
+    def training(self) -> Recipe:
+        """Return the recipe with this network's changes."""
+        fields = ("epochs", "batch", "rate", "augment")
+        changes = {k: v for k in fields if (v := getattr(self, k)) is not None}
+        return Recipe(**vars(RECIPES[self.recipe]) | changes)
+
+
+class Artefact(_Strict):
+    """What one notebook needs."""
+
+    networks: dict[str, tuple[str, ...]] = Field(
+        default={}, description="from network to the taps that are read"
+    )
+    conditions: tuple[Literal[CONDITIONS], ...] = ("initialisations",)
+
+
+class Profile(_Strict):
+    """A whole profile, as in ``kclib/profiles/<name>.yaml``."""
+
+    name: str
+    description: str
+    data: Data
+    networks: dict[str, Network]
+    artefacts: dict[str, Artefact]
+    fit_epochs: int = Field(ge=1, description="epochs of every fit of a disentangler")
+
+
+def names() -> list[str]:
+    """Return the names of all profiles."""
+    return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
+
+
+def load(name: str) -> Profile:
+    """Load a profile by name.
+
+    Raises
+    ------
+    InputError
+        If there is no such profile, or a field of it is unknown or out of range.
+    """
+    path = _FOLDER / f"{choose('profile', name, names())}.yaml"
+    return parse(path.read_text(), name)
+
+
+def parse(text: str, name: str) -> Profile:
+    """Read a profile from YAML text; see `load`."""
+    try:
+        profile = Profile(name=name, **yaml.safe_load(text))
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, e['loc']))}: {e['msg']} (given: {e['input']!r})"
+            for e in error.errors()
+        )
+        raise InputError(f"the profile {name!r} is not valid: {problems}.") from None
+    for artefact, needs in profile.artefacts.items():
+        for network in needs.networks:
+            choose(f"network (asked for by {artefact})", network, profile.networks)
+    return profile

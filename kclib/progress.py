@@ -1,0 +1,32 @@
+"""Progress bars with the time left, where a person can see them."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from tqdm import tqdm
+
+
+@contextmanager
+def bar(title: str) -> Iterator[Callable[[int, int, str], None]]:
+    """Show one progress bar; yields the callback ``progress(done, total, text)`` that moves it.
+
+    Bars go to standard error, or to the file named by the environment variable ``KC_PROGRESS``:
+    the terminal of a run whose notebooks must not keep them.
+    """
+    named = os.environ.get("KC_PROGRESS")
+    stream = open(named, "w") if named else sys.stderr  # noqa: SIM115
+    line = tqdm(desc=title, file=stream, unit="step", mininterval=1.0, leave=False, disable=None)
+
+    def progress(done: int, total: int, text: str = "") -> None:
+        line.total = total
+        line.set_postfix_str(text, refresh=False)
+        line.update(done - line.n)
+
+    try:
+        yield progress
+    finally:
+        line.close()
+        if named:
+            stream.close()

@@ -1,0 +1,162 @@
+"""Recorded results: validated rows and claims with their provenance, as JSON and CSV."""
+
+import csv
+import io
+import json
+import platform
+import resource
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from .atomic import replace_file
+from .errors import InputError
+
+#: The folder of recorded results, beside the package in the repository.
+FOLDER = Path(__file__).parent.parent / "results"
+Cell = str | int | float | bool | None
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class Claim(_Strict):
+    """One claim of the paper, tested.
+
+    Attributes
+    ----------
+    id : str
+        Stable name, e.g. ``"table1-depth"``.
+    statement, where : str
+        What is claimed, and in which table or figure.
+    test : str
+        What is computed and when the claim holds, fixed before looking.
+    paper : str
+        The paper's numbers, or what it shows.
+    found : str
+        The numbers of this run.
+    verdict : str
+        ``"holds"``, ``"partly"``, ``"fails"`` or ``"not testable"``.
+    depends : str
+        What the verdict depends on, or why there is none.
+    """
+
+    id: str
+    statement: str
+    where: str
+    test: str
+    paper: str
+    found: str
+    verdict: Literal["holds", "partly", "fails", "not testable"]
+    depends: str = ""
+
+
+class Provenance(_Strict):
+    """How a result came about."""
+
+    parameters: dict[str, Cell]
+    seeds: list[int]
+    data: list[dict[str, Cell]]
+    networks: dict[str, dict[str, Cell]]
+    versions: dict[str, str]
+    hardware: dict[str, Cell]
+    code: str
+    seconds: float = Field(ge=0)
+    peak_memory: float = Field(ge=0, description="GB, of this process")
+    date: str
+
+
+class Result(_Strict):
+    """The recorded result of one notebook under one profile."""
+
+    artefact: str
+    profile: str
+    provenance: Provenance
+    rows: list[dict[str, Cell]] = Field(min_length=1)
+    claims: list[Claim]
+
+    @model_validator(mode="after")
+    def _one_profile(self):
+        if self.provenance.parameters.get("profile") != self.profile:
+            raise ValueError(
+                f"the result is of profile {self.profile!r} but its provenance of "
+                f"{self.provenance.parameters.get('profile')!r}"
+            )
+        return self
+
+
+def write(result: Result, folder: Path) -> Path:
+    """Write ``<folder>/<profile>/<artefact>.json`` and ``.csv``; return the former."""
+    path = Path(folder) / result.profile / f"{result.artefact}.json"
+    replace_file(path, (result.model_dump_json(indent=1) + "\n").encode())
+    columns = list(dict.fromkeys(name for row in result.rows for name in row))
+    table = io.StringIO()
+    writer = csv.DictWriter(table, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(result.rows)
+    replace_file(path.with_suffix(".csv"), table.getvalue().encode())
+    return path
+
+
+def read(path: Path) -> Result:
+    """Read a result.
+
+    Raises
+    ------
+    InputError
+        If the file is not a valid result, or lies under another profile's or artefact's name.
+    """
+    try:
+        result = Result.model_validate_json(path.read_text())
+    except (OSError, ValidationError) as error:
+        raise InputError(f"{path} is not a recorded result: {error}") from None
+    if (result.profile, result.artefact) != (path.parent.name, path.stem):
+        raise InputError(
+            f"{path} holds the result of {result.artefact!r} under profile {result.profile!r}; "
+            "put it in the folder of its profile, under the name of its artefact."
+        )
+    return result
+
+
+def recorded(artefact: str, profile: str) -> Result | None:
+    """Return the committed result of a notebook under a profile, if there is one."""
+    path = FOLDER / profile / f"{artefact}.json"
+    return read(path) if path.exists() else None
+
+
+def paper(artefact: str) -> dict:
+    """Return the paper's numbers for an artefact; empty if the article at hand has none."""
+    return json.loads((FOLDER / "paper.json").read_text()).get(artefact, {})
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what computes."""
+    return {"python": platform.python_version()} | {
+        name: version(name) for name in ("torch", "torchvision", "numpy")
+    }
+
+
+def peak_memory() -> float:
+    """Return the most memory that this process held so far, in GB (10^9 bytes)."""
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage's unit differs
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def hardware(device: str) -> dict[str, Cell]:
+    """Return the processor, the threads in use and the accelerator, if any."""
+    info = Path("/proc/cpuinfo")
+    models = [
+        line.split(":", 1)[1].strip()
+        for line in (info.read_text().splitlines() if info.exists() else ())
+        if line.startswith("model name")
+    ]
+    return {
+        "processor": models[0] if models else platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "accelerator": torch.cuda.get_device_name(device) if "cuda" in device else None,
+    }

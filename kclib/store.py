@@ -1,0 +1,187 @@
+"""Content-keyed artefacts on disk: made once, whole or not at all.
+
+An entry is a folder ``<root>/<kind>/<key>/`` with ``tensors.safetensors`` and ``entry.json``. The
+key is a digest of everything that the entry depends on: its specification, and the source code of
+the modules that make it (comments and docstrings left out). An entry is written beside its place
+and renamed into it, so a kill at any moment leaves either nothing or all of it. A lock a key makes
+a second process wait for, and then read, what the first one makes.
+"""
+
+import ast
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError
+
+from .atomic import readable_failure, write_synced
+from .errors import StoreError
+
+_PACKAGE = Path(__file__).parent
+#: Modules that cannot change a number, and so are no part of a key.
+_NEUTRAL = {"__init__", "atomic", "compatibility", "errors", "progress"}
+
+
+class Store:
+    """A folder of entries.
+
+    Parameters
+    ----------
+    root : Path
+        Made when the first entry is.
+    """
+
+    def __init__(self, root: Path):
+        self.root = Path(root)
+
+    def path(self, kind: str, spec: dict, modules: tuple[str, ...] = ()) -> Path:
+        """Return the place of an entry, whether or not it is there.
+
+        Parameters
+        ----------
+        kind : str
+            Name of the folder, e.g. ``"networks"``.
+        spec : dict
+            What the entry depends on, of JSON's types.
+        modules : tuple of str
+            Modules of kclib whose code makes the entry; what they import counts too.
+        """
+        content = {"spec": spec, "code": {name: code_digest(name) for name in modules}}
+        text = json.dumps(content, sort_keys=True)
+        return self.root / kind / hashlib.sha256(text.encode()).hexdigest()[:20]
+
+    def load(self, path: Path) -> tuple[dict[str, torch.Tensor], dict]:
+        """Read an entry.
+
+        Returns
+        -------
+        tensors : dict of str to torch.Tensor
+        record : dict
+            What `make` was given to remember.
+
+        Raises
+        ------
+        StoreError
+            If the entry is damaged: a size or checksum differs from the one noted.
+        """
+        try:
+            entry = json.loads((path / "entry.json").read_text())
+            content = (path / "tensors.safetensors").read_bytes()
+            if hashlib.sha256(content).hexdigest() != entry["sha256"]:
+                raise ValueError(f"{len(content):,} bytes, {entry['bytes']:,} were written")
+            return safetensors.torch.load(content), entry["record"]
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            raise StoreError(
+                f"the stored {path.parent.name} entry {path} is damaged ({error}); "
+                "delete that folder, and the next run makes it again."
+            ) from None
+
+    def make(
+        self,
+        path: Path,
+        build: Callable[[Path], tuple[dict[str, torch.Tensor], dict]],
+    ) -> tuple[dict[str, torch.Tensor], dict]:
+        """Read the entry at ``path``, making it first if it is not there.
+
+        Parameters
+        ----------
+        path : Path
+            From `path`.
+        build : callable
+            Called with a folder that lasts until the entry is finished, also over a kill, for
+            checkpoints; returns tensors and a record of JSON's types.
+
+        Raises
+        ------
+        StoreError
+            On a full disk, missing permission or a damaged entry. Nothing half-made remains.
+        """
+        if (path / "entry.json").exists():
+            return self.load(path)
+        with readable_failure(self.root):
+            unfinished = self.root / "unfinished" / f"{path.parent.name}-{path.name}"
+            unfinished.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.root / "unfinished" / f"{unfinished.name}.lock")
+            with lock:
+                if not (path / "entry.json").exists():
+                    unfinished.mkdir(exist_ok=True)  # the process before us may have removed it
+                    tensors, record = build(unfinished)
+                    self._write(path, tensors, record)
+                    shutil.rmtree(unfinished)
+        return self.load(path)
+
+    def _write(self, path: Path, tensors: dict[str, torch.Tensor], record: dict) -> None:
+        content = safetensors.torch.save({k: v.contiguous() for k, v in tensors.items()})
+        entry = {
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "bytes": len(content),
+            "record": record,
+        }
+        fresh = Path(tempfile.mkdtemp(dir=self.root / "unfinished", prefix="writing-"))
+        try:
+            write_synced(fresh / "tensors.safetensors", content)
+            write_synced(fresh / "entry.json", json.dumps(entry, indent=1).encode())
+            os.rename(fresh, path)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+
+
+@cache
+def code_digest(module: str) -> str:
+    """Digest a module of kclib together with the modules of kclib that it imports.
+
+    Only what runs counts: comments, docstrings and layout do not change the digest.
+
+    Parameters
+    ----------
+    module : str
+        Its name inside the package, e.g. ``"training"``.
+    """
+    names = sorted(imported_modules(module))
+    codes = [_bare_code((_PACKAGE / f"{name}.py").read_text()) for name in names]
+    return hashlib.sha256("\n".join([*names, *codes]).encode()).hexdigest()[:20]
+
+
+@cache
+def imported_modules(module: str) -> frozenset[str]:
+    """Return a module of kclib and all modules of kclib that it imports, directly or not."""
+    found, waiting = set(), {module}
+    while waiting:
+        name = waiting.pop()
+        found.add(name)
+        waiting |= direct_imports((_PACKAGE / f"{name}.py").read_text()) - found
+    return frozenset(found)
+
+
+def direct_imports(source: str) -> set[str]:
+    """Return the names of kclib's modules that Python source imports."""
+    modules = {path.stem for path in _PACKAGE.glob("*.py")}
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom):
+            origin = (node.module or "").split(".")
+            if node.level == 1 or origin[0] == "kclib":
+                names |= {origin[-1], *(alias.name for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[-1] for alias in node.names if "kclib" in alias.name}
+    return (names & modules) - _NEUTRAL
+
+
+def _bare_code(source: str) -> str:
+    """Return source code without what does not run."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
+            if isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str):
+                body[0].value.value = ""
+    return ast.dump(tree)

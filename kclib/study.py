@@ -1,0 +1,402 @@
+"""What a notebook talks to: the profile's data, networks and fits, from the store or made."""
+
+import os
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from . import (
+    datasets,
+    features,
+    networks,
+    parameters,
+    profiles,
+    progress,
+    records,
+    solver,
+    sources,
+    training,
+)
+from .datasets import ImageSet
+from .disentangler import Disentangler
+from .errors import InputError, choose
+from .measures import Evaluation
+from .store import Store, code_digest
+
+#: Parts of the training set that a network may be trained on.
+PARTS = ("all", "first-half", "second-half")
+
+
+@dataclass(frozen=True)
+class Member:
+    """One network of a study.
+
+    Attributes
+    ----------
+    name : str
+        The network's name in the profile.
+    seed : int
+        Of initialisation and training.
+    part : str
+        Which images it was trained on, one of `PARTS`.
+    """
+
+    name: str
+    seed: int
+    part: str = "all"
+
+    def __str__(self) -> str:
+        return f"{self.name}_{self.part}_{self.seed}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Member":
+        """Read a member from the text that ``str`` gives."""
+        try:
+            name, part, seed = text.rsplit("_", 2)
+            return cls(name, int(seed), choose("part of the training set", part, PARTS))
+        except ValueError:
+            raise InputError(
+                f"{text!r} names no network; write NAME_PART_SEED, e.g. vgg16_all_0."
+            ) from None
+
+
+def pair(name: str, condition: str, seed: int) -> tuple[Member, Member]:
+    """Return the two networks that are compared.
+
+    Parameters
+    ----------
+    name : str
+        The network's name in the profile.
+    condition : str
+        ``"initialisations"``: the same training images, seeds ``seed`` and ``seed + 5`` (the
+        authors' 0 and 5). ``"halves"``: one seed, disjoint halves of the training images.
+    seed : int
+    """
+    choose("condition", condition, profiles.CONDITIONS)
+    if condition == "initialisations":
+        return Member(name, seed), Member(name, seed + 5)
+    return Member(name, seed, "first-half"), Member(name, seed, "second-half")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Network A's features reconstructing network B's at one tap.
+
+    Attributes
+    ----------
+    disentangler : Disentangler
+        Fitted on training images.
+    train, test : Evaluation
+        Of that fit on the training images and on the test images.
+    loss : list of float
+        Mean squared error after each epoch, in units of the mean square of x*.
+    seconds : float
+        That the fit took.
+    """
+
+    disentangler: Disentangler
+    train: Evaluation
+    test: Evaluation
+    loss: list[float]
+    seconds: float
+
+
+def default_store() -> Store:
+    """Return the store in the folder that ``KC_STORE`` names, by default ``.kc-store``."""
+    named = os.environ.get("KC_STORE")
+    return Store(Path(named) if named else records.FOLDER.parent / ".kc-store")
+
+
+def default_device() -> str:
+    """Return the device that ``KC_DEVICE`` names, or a GPU if there is one, else the processor."""
+    return os.environ.get("KC_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+class Study:
+    """One run of one notebook: its parameters, its data and networks, its record.
+
+    Parameters
+    ----------
+    artefact : str
+        Name of the notebook.
+    profile : str, optional
+        Name of a profile.
+    seed : int
+        Of the first network of each pair.
+    given : dict
+        The notebook's other parameters; see `kclib.parameters`.
+
+    Raises
+    ------
+    InputError
+        If a parameter is unknown or out of its range, before anything is computed.
+    """
+
+    def __init__(self, artefact: str, *, profile: str | None = None, seed: int = 0, **given):
+        self.parameters = parameters.checked({"profile": profile, "seed": seed, **given})
+        self.artefact = artefact
+        self.profile = profiles.load(self.parameters["profile"])
+        self.needs = self.profile.artefacts[choose("artefact", artefact, self.profile.artefacts)]
+        self.store = default_store()
+        self.device = default_device()
+        self._images: dict[tuple[str, int], ImageSet] = {}
+        self._used: dict[Member, dict] = {}
+        self._began = time.perf_counter()
+
+    def pairs(self) -> list[tuple[str, tuple[Member, Member]]]:
+        """Return the pairs of networks that the notebook compares, each with its condition."""
+        seed = self.parameters["seed"]
+        return [
+            (condition, pair(name, condition, seed))
+            for condition in self.needs.conditions
+            for name in self.needs.networks
+        ]
+
+    def images(self, split: str, size: int) -> ImageSet:
+        """Return the images of a split (``"train"`` or ``"test"``) at ``size`` pixels."""
+        if (split, size) not in self._images:
+            self._images[split, size] = self._load_images(split, size)
+        return self._images[split, size]
+
+    def _load_images(self, split: str, size: int) -> ImageSet:
+        if self.profile.data.name != "creatures":
+            return sources.images(self.profile.data, split, size)
+
+        def make(_unfinished: Path):
+            with progress.bar(f"drawing {split} images"):
+                return sources.images(self.profile.data, split, size).parts()
+
+        key = sources.key(self.profile.data, split, size)
+        return ImageSet.of_parts(*self.store.make(self.store.path("images", key), make))
+
+    def training_images(self, member: Member) -> ImageSet:
+        """Return the images that a network is trained on."""
+        images = self.images("train", self.profile.networks[member.name].size)
+        if member.part == "all":
+            return images
+        if self.profile.data.name == "cub200":
+            halves = datasets.cub_halves()
+        else:
+            halves = torch.arange(len(images)).tensor_split(2)  # Creatures come shuffled
+        return images.subset(halves[0 if member.part == "first-half" else 1])
+
+    def network(self, member: Member) -> tuple[nn.Module, dict]:
+        """Return a trained network and its record, training it if it is not in the store."""
+        settings = self.profile.networks[choose("network", member.name, self.profile.networks)]
+        images = self.training_images(member)
+        architecture = dict(
+            architecture=settings.architecture,
+            classes=len(images.class_names),
+            width=settings.width,
+            size=settings.size,
+            stem_stride=settings.stem_stride,
+            dropout=settings.dropout,
+            seed=member.seed,
+        )
+
+        def make(unfinished: Path):
+            model = networks.build(**architecture)
+            with progress.bar(f"training {member}") as show:
+                history = training.train(
+                    model,
+                    images.images,
+                    images.labels,
+                    settings.training(),
+                    seed=member.seed,
+                    device=self.device,
+                    checkpoint=unfinished / "checkpoint.safetensors",
+                    progress=show,
+                )
+            test = self.images("test", settings.size)
+            record = {
+                "history": history,
+                "test_accuracy": training.accuracy(
+                    model, test.images, test.labels, device=self.device
+                ),
+                "train_accuracy": training.accuracy(
+                    model, images.images, images.labels, device=self.device
+                ),
+                "parameters": networks.parameter_count(model),
+            }
+            return {k: v.cpu() for k, v in model.state_dict().items()}, record
+
+        tensors, record = self.store.make(self.network_path(member), make)
+        model = networks.build(**architecture)
+        model.load_state_dict(tensors)
+        self._used[member] = record
+        return model.eval(), record
+
+    def network_path(self, member: Member) -> Path:
+        """Return where the store keeps a network, whether or not it is there."""
+        settings = self.profile.networks[choose("network", member.name, self.profile.networks)]
+        data = [sources.key(self.profile.data, split, settings.size) for split in sources.SPLITS]
+        spec = {
+            "data": data,
+            "part": member.part,
+            "seed": member.seed,
+            "architecture": settings.architecture,
+            "width": settings.width,
+            "size": settings.size,
+            "stem_stride": settings.stem_stride,
+            "dropout": settings.dropout,
+            "recipe": vars(settings.training()),
+        }
+        return self.store.path("networks", spec, ("networks", "training"))
+
+    def features(self, member: Member, tap: str, split: str) -> torch.Tensor:
+        """Return a network's features of a split's images at a tap, float32 (N, C, H, W)."""
+        model, _ = self.network(member)
+        images = self.images(split, self.profile.networks[member.name].size)
+        with progress.bar(f"features of {member} at {tap}") as show:
+            return features.extract(model, images.images, tap, device=self.device, progress=show)
+
+    def compare(self, a: Member, b: Member, tap: str, **options) -> Comparison:
+        """Fit, or load, the disentangler from A's features to B's at a tap.
+
+        It is fitted on the training images and measured on the test images too.
+
+        Parameters
+        ----------
+        a, b : Member
+        tap : str
+        options
+            Of `kclib.fit`: order, penalty, norm, solver, seed.
+        """
+        options = {"epochs": self.profile.fit_epochs, **options}
+        for member in (a, b):
+            self.network(member)  # before the lock, and noted as used
+
+        def make(_unfinished: Path):
+            began = time.perf_counter()
+            x, target = (self.features(member, tap, "train") for member in (a, b))
+            with progress.bar(f"fitting {a} to {b} at {tap}") as show:
+                fit = solver.fit(x, target, device=self.device, progress=show, **options)
+            held_out = fit.evaluate(*(self.features(member, tap, "test") for member in (a, b)))
+            tensors = {f"g.{name}": value for name, value in fit.disentangler.state_dict().items()}
+            for split, evaluation in (("train", fit.evaluation), ("test", held_out)):
+                tensors |= {f"{split}.{k}": v for k, v in evaluation.tensors().items()}
+            g = fit.disentangler
+            shape = {
+                "in_channels": g.linears[0].in_channels,
+                "out_channels": g.linears[0].out_channels,
+                "order": g.order,
+                "kernel_size": g.linears[0].kernel_size[0],
+                "norm": g.norm,
+            }
+            seconds = round(time.perf_counter() - began, 1)
+            return tensors, {"shape": shape, "loss": fit.loss, "seconds": seconds}
+
+        spec = {
+            "networks": [self.network_path(member).name for member in (a, b)],
+            "tap": tap,
+            "options": options,
+        }
+        path = self.store.path("fits", spec, ("solver",))
+        tensors, record = self.store.make(path, make)
+        g = Disentangler(**record["shape"])
+        g.load_state_dict(_under("g.", tensors))
+        return Comparison(
+            g.eval(),
+            Evaluation.from_tensors(_under("train.", tensors)),
+            Evaluation.from_tensors(_under("test.", tensors)),
+            record["loss"],
+            record["seconds"],
+        )
+
+    def recorded(self, profile: str, **parameters) -> list[dict]:
+        """Return the committed rows of this notebook under a profile.
+
+        Parameters
+        ----------
+        profile : str
+        parameters
+            That the recorded run must have had; a run with others counts as none.
+        """
+        result = records.recorded(self.artefact, profile)
+        if result is None:
+            return []
+        had = result.provenance.parameters
+        same = all(had.get(name) == value for name, value in parameters.items())
+        return result.rows if same else []
+
+    def forecast(self) -> str:
+        """Say what this profile is and how long the recorded run of this notebook took."""
+        text = f"Profile {self.profile.name}: {self.profile.description.strip()}\n"
+        result = records.recorded(self.artefact, self.profile.name)
+        if result is None:
+            return text + "No run of it is recorded, so there is no expected time."
+        had = result.provenance
+        training_time = sum(network["seconds"] for network in had.networks.values())
+        return text + (
+            f"Expected time: {had.seconds:.0f} s, as recorded on {had.date} with "
+            f"{had.hardware['threads']} thread of {had.hardware['processor']}; "
+            f"{training_time:.0f} s more to train its {len(had.networks)} networks if the store "
+            "has none of them. Peak memory: "
+            f"{had.peak_memory:.1f} GB."
+        )
+
+    def record(self, rows: list[dict], claims: list[records.Claim]) -> Path:
+        """Write this run's result, with its provenance, where the book finds it.
+
+        The folder is the one that the environment variable ``KC_RESULTS`` names, by default
+        ``book/_build/results``.
+
+        Parameters
+        ----------
+        rows : list of dict
+            The table or the figure's numbers, one flat dict a row.
+        claims : list of kclib.records.Claim
+
+        Returns
+        -------
+        Path
+            The JSON file.
+        """
+        sizes = sorted({self.profile.networks[member.name].size for member in self._used})
+        data = [sources.key(self.profile.data, s, size) for size in sizes for s in sources.SPLITS]
+        used = {
+            str(member): {
+                "key": self.network_path(member).name,
+                "test_accuracy": record["test_accuracy"],
+                "train_accuracy": record["train_accuracy"],
+                "parameters": record["parameters"],
+                "epochs": len(record["history"]),
+                "seconds": round(sum(epoch["seconds"] for epoch in record["history"]), 1),
+            }
+            for member, record in self._used.items()
+        }
+        provenance = records.Provenance(
+            parameters=self.parameters,
+            seeds=sorted({member.seed for member in self._used} | {self.parameters["seed"]}),
+            data=data,
+            networks=used,
+            versions=records.versions(),
+            hardware=records.hardware(self.device),
+            code=code_digest("study"),
+            seconds=round(time.perf_counter() - self._began, 1),
+            peak_memory=round(records.peak_memory(), 2),
+            date=datetime.now(UTC).date().isoformat(),
+        )
+        result = records.Result(
+            artefact=self.artefact,
+            profile=self.profile.name,
+            provenance=provenance,
+            rows=rows,
+            claims=claims,
+        )
+        return records.write(result, results_folder())
+
+
+def results_folder() -> Path:
+    """Return the folder that ``KC_RESULTS`` names, by default ``book/_build/results``."""
+    named = os.environ.get("KC_RESULTS")
+    return Path(named) if named else records.FOLDER.parent / "book" / "_build" / "results"
+
+
+def _under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the tensors whose names begin with ``prefix``, without it."""
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -1,0 +1,282 @@
+"""Training a classifier, deterministic for a seed and resumable after a kill."""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from torch.nn import functional as F
+
+from .atomic import replace_file
+from .errors import InputError
+
+#: Mean and standard deviation of ImageNet's channels, in units of the 0 to 255 of a uint8 image.
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained: SGD with momentum on cross-entropy.
+
+    Attributes
+    ----------
+    epochs : int
+        Passes over the training set, 1 or more.
+    batch : int
+        Images per step, 2 or more.
+    rate, final_rate : float
+        Highest and last learning rate.
+    schedule : str
+        ``"log"``: from `rate` to `final_rate`, equal factors from epoch to epoch.
+        ``"one-cycle"``: linearly up to `rate` over the first quarter of all steps, then down to
+        `final_rate` on a cosine.
+    momentum, weight_decay : float
+    nesterov : bool
+    augment : bool
+        Mirror images at random and shift them by up to an eighth of their side.
+    """
+
+    epochs: int
+    batch: int
+    rate: float
+    final_rate: float
+    schedule: str
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    nesterov: bool = False
+    augment: bool = False
+
+    def __post_init__(self):
+        if self.epochs < 1:
+            raise InputError(f"epochs is {self.epochs}; allowed: 1 or more.")
+        if self.batch < 2:
+            raise InputError(f"batch is {self.batch} images; allowed: 2 or more.")
+
+
+#: The authors' recipe, and a strong short one. A profile changes single fields by name.
+RECIPES = {
+    "authors": Recipe(epochs=300, batch=128, rate=1e-2, final_rate=1e-4, schedule="log"),
+    "strong": Recipe(
+        epochs=30,
+        batch=64,
+        rate=0.05,
+        final_rate=0.0,
+        schedule="one-cycle",
+        weight_decay=5e-4,
+        nesterov=True,
+        augment=True,
+    ),
+}
+
+
+def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
+    """Return the learning rate at ``step`` of ``steps`` (0-based)."""
+    if recipe.schedule == "log":
+        epoch = step * recipe.epochs // steps
+        share = epoch / max(1, recipe.epochs - 1)
+        return recipe.rate * (recipe.final_rate / recipe.rate) ** share
+    rise = max(1, steps // 4)
+    if step < rise:
+        return recipe.rate * (step + 1) / rise
+    share = (step - rise) / max(1, steps - rise)
+    fall = (1 + math.cos(math.pi * share)) / 2
+    return recipe.final_rate + (recipe.rate - recipe.final_rate) * fall
+
+
+def normalised(images: torch.Tensor) -> torch.Tensor:
+    """Turn uint8 images (N, 3, S, S) into float32, channels last, ImageNet's mean and scale."""
+    mean = torch.tensor(IMAGENET_MEAN, device=images.device).view(1, 3, 1, 1)
+    std = torch.tensor(IMAGENET_STD, device=images.device).view(1, 3, 1, 1)
+    return ((images.float() - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def gains_from_bfloat16(device: torch.device | str) -> bool:
+    """Say whether the device multiplies bfloat16 matrices in hardware."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, probe, bool)() for probe in probes)
+
+
+def autocast(device: torch.device | str, *, enabled: bool = True) -> torch.autocast:
+    """Return bfloat16 autocast, switched on only where the machine gains from it."""
+    kind = torch.device(device).type
+    return torch.autocast(kind, torch.bfloat16, enabled=enabled and gains_from_bfloat16(device))
+
+
+def train(
+    network: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    recipe: Recipe,
+    *,
+    seed: int,
+    device: torch.device | str = "cpu",
+    checkpoint: Path | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> list[dict]:
+    """Train a network in place.
+
+    The whole data set is kept on the device. All randomness (order, augmentation, dropout) of an
+    epoch comes from the seed and the epoch's number, so a run that was killed and resumed from
+    its checkpoint ends with the same weights as one that was not interrupted.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+    images : torch.Tensor
+        uint8, shape (N, 3, S, S).
+    labels : torch.Tensor
+        int64, shape (N,).
+    recipe : Recipe
+    seed : int
+        0 or more.
+    device : torch.device or str
+    checkpoint : Path, optional
+        File that holds the state after each epoch; training goes on from it if it is there.
+    progress : callable, optional
+        Called as ``progress(done, total, text)`` with steps done and in all.
+
+    Returns
+    -------
+    list of dict
+        One an epoch: ``epoch``, ``loss``, ``accuracy`` (0 to 1, running, on training images) and
+        ``seconds``.
+
+    Raises
+    ------
+    InputError
+        If images and labels do not fit each other or are too few for one batch of two.
+    """
+    if len(images) != len(labels):
+        raise InputError(f"{len(images)} images but {len(labels)} labels; give one label an image.")
+    if len(images) < 2:
+        raise InputError(f"{len(images)} images; training needs 2 or more.")
+    network.to(device=device, memory_format=torch.channels_last).train()
+    images, labels = images.to(device), labels.to(device)
+    optimizer = torch.optim.SGD(
+        network.parameters(),
+        lr=recipe.rate,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        nesterov=recipe.nesterov,
+    )
+    history = _resume(network, optimizer, checkpoint) if checkpoint is not None else []
+    per_epoch = math.ceil(len(images) / recipe.batch)
+    steps = per_epoch * recipe.epochs
+    devices = [torch.device(device)] if torch.device(device).type == "cuda" else []
+    for epoch in range(len(history), recipe.epochs):
+        began = time.perf_counter()
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(seed * 100_003 + epoch)
+            order = torch.randperm(len(images)).to(device)
+            loss_sum = torch.zeros((), device=device)
+            hits = torch.zeros((), device=device)
+            # Sizes that differ by one at most: batch norm must not meet a last batch of one image.
+            for number, chosen in enumerate(order.tensor_split(per_epoch)):
+                step = epoch * per_epoch + number
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate(recipe, step, steps)
+                batch = images[chosen]
+                if recipe.augment:
+                    batch = _augmented(batch)
+                with autocast(device):
+                    logits = network(normalised(batch))
+                logits = logits.float()
+                loss = F.cross_entropy(logits, labels[chosen])
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                loss_sum += loss.detach() * len(chosen)
+                hits += (logits.detach().argmax(1) == labels[chosen]).sum()
+                if progress is not None:
+                    progress(step + 1, steps, f"epoch {epoch + 1} of {recipe.epochs}")
+        history.append(
+            {
+                "epoch": epoch + 1,
+                "loss": float(loss_sum) / len(images),
+                "accuracy": float(hits) / len(images),
+                "seconds": round(time.perf_counter() - began, 2),
+            }
+        )
+        if checkpoint is not None:
+            _save(network, optimizer, history, checkpoint)
+    network.eval()
+    return history
+
+
+@torch.no_grad()
+def predict(
+    network: nn.Module, images: torch.Tensor, *, device="cpu", batch: int = 256
+) -> torch.Tensor:
+    """Return the predicted class of each uint8 image, int64 (N,), in float32 arithmetic."""
+    network.to(device=device, memory_format=torch.channels_last).eval()
+    parts = [network(normalised(part.to(device))).argmax(1).cpu() for part in images.split(batch)]
+    return torch.cat(parts)
+
+
+def accuracy(network: nn.Module, images, labels, *, device="cpu") -> float:
+    """Return the share of images (0 to 1) whose predicted class is their label."""
+    return float((predict(network, images, device=device) == labels).float().mean())
+
+
+def _augmented(batch: torch.Tensor) -> torch.Tensor:
+    """Mirror each image with probability 1/2 and shift it by up to an eighth of its side."""
+    count, _, _, side = batch.shape
+    reach = side // 8
+    padded = F.pad(batch.float(), (reach,) * 4, mode="replicate")
+    shift = torch.randint(0, 2 * reach + 1, (2, count), device=batch.device)
+    mirror = torch.rand(count, device=batch.device) < 0.5
+    span = torch.arange(side, device=batch.device)
+    rows = shift[0, :, None] + span  # (N, S)
+    columns = shift[1, :, None] + torch.where(mirror[:, None], side - 1 - span, span)  # (N, S)
+    image = torch.arange(count, device=batch.device)[:, None, None]
+    picked = padded.permute(0, 2, 3, 1)[image, rows[:, :, None], columns[:, None, :]]
+    return picked.permute(0, 3, 1, 2)  # (N, 3, S, S)
+
+
+def _save(network, optimizer, history, checkpoint: Path) -> None:
+    """Write the state after an epoch; the file is replaced at once or not at all."""
+    momenta = [optimizer.state[p].get("momentum_buffer") for p in network.parameters()]
+    tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
+    tensors |= {f"momentum.{k}": value for k, value in enumerate(momenta) if value is not None}
+    tensors = {name: value.contiguous() for name, value in tensors.items()}
+    content = safetensors.torch.save(tensors, metadata={"history": json.dumps(history)})
+    replace_file(checkpoint, content)
+
+
+def _resume(network, optimizer, checkpoint: Path) -> list[dict]:
+    """Restore the state that `_save` wrote; without a readable one, start afresh."""
+    try:
+        tensors = safetensors.torch.load_file(checkpoint)
+        with safe_open(checkpoint, "pt") as file:
+            history = json.loads(file.metadata()["history"])
+    except (FileNotFoundError, SafetensorError):
+        return []
+    device = next(network.parameters()).device
+    prefix = "network."
+    network.load_state_dict(
+        {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+    )
+    for k, parameter in enumerate(network.parameters()):
+        if (momentum := tensors.get(f"momentum.{k}")) is not None:
+            momentum = momentum.to(device).to(memory_format=torch.preserve_format)
+            optimizer.state[parameter]["momentum_buffer"] = momentum.clone(
+                memory_format=torch.preserve_format
+            )
+    return history
+
+
+def recipe_from(settings: dict) -> Recipe:
+    """Return a named recipe with single fields changed: ``{"recipe": "strong", "epochs": 12}``."""
+    settings = dict(settings)
+    base = asdict(RECIPES[settings.pop("recipe")])
+    return Recipe(**base | settings)

@@ -1,0 +1,100 @@
+"""Execute one notebook with papermill: ``python notebooks/run.py table1_instability -p seed 3``."""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+import nbformat
+import papermill
+
+from kclib import parameters
+from kclib.atomic import replace_file
+from kclib.errors import InputError, choose
+
+FOLDER = Path(__file__).parent
+
+
+def names() -> list[str]:
+    """Return the names of all notebooks."""
+    return sorted(path.stem for path in FOLDER.glob("*.ipynb"))
+
+
+def check(notebook: str, given: dict) -> dict:
+    """Return parameters as their types, or refuse what the notebook does not have."""
+    known = papermill.inspect_notebook(FOLDER / f"{choose('notebook', notebook, names())}.ipynb")
+    for name in given:
+        choose(f"parameter of {notebook}", name, known)
+    return parameters.checked(given)
+
+
+def execute(notebook: str, given: dict, output: Path) -> None:
+    """Run a notebook with checked parameters; ``output`` is written if it ran to its end."""
+    # Bars belong on the terminal of this run, not in the notebook.
+    os.environ.setdefault("KC_PROGRESS", f"/proc/{os.getpid()}/fd/2")
+    part = output.with_name(f".{os.getpid()}-{output.name}")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        papermill.execute_notebook(
+            FOLDER / f"{notebook}.ipynb",
+            part,
+            parameters=given,
+            kernel_name="python3",
+            cwd=FOLDER,
+            progress_bar=False,
+        )
+        replace_file(output, tidied(part).encode())
+    except papermill.PapermillExecutionError as error:
+        if error.ename in ("InputError", "StoreError"):
+            raise InputError(error.evalue) from None
+        raise
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def tidied(path: Path) -> str:
+    """Return an executed notebook without what changes from run to run: time stamps and paths."""
+    notebook = nbformat.read(path, as_version=4)
+    notebook.metadata.pop("papermill", None)
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        for name in ("papermill", "execution"):
+            cell.metadata.pop(name, None)
+        tags = cell.metadata.get("tags", [])
+        if "injected-parameters" in tags:
+            tags.append("remove-cell")
+    return json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+
+
+def main() -> int:
+    """Run one notebook; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("notebook", help=f"one of {', '.join(names())}")
+    parser.add_argument("--profile", help="default: the notebook's own, quick")
+    parser.add_argument("--output", type=Path, help="default: refresh the notebook in place")
+    parser.add_argument(
+        "-p", dest="given", nargs=2, action="append", default=[], metavar=("NAME", "VALUE")
+    )
+    arguments = parser.parse_args()
+    try:
+        given = dict(arguments.given)
+        if arguments.profile:
+            given["profile"] = arguments.profile
+        given = check(arguments.notebook, given)
+        output = arguments.output or FOLDER / f"{arguments.notebook}.ipynb"
+        execute(arguments.notebook, given, output)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(
+            "interrupted: what was finished is in the store; run the same command to go on.",
+            file=sys.stderr,
+        )
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
