@@ -87,7 +87,9 @@ rule book:
         notebooks=expand(RUNS + "/{name}.ipynb", name=STUDIES),
         results=expand(RESULTS + "/" + PROFILE + "/{name}.json", name=STUDIES),
         recorded=sorted(map(str, Path("results").rglob("*.json"))),
-        pages=sorted(str(path) for path in Path("book").glob("*.*") if path.is_file()),
+        pages=sorted(str(path) for path in Path("book").glob("*.*")
+            if path.is_file()),
+        style="book/_static/book.css",
         configuration=["_config.yml", "_toc.yml"],
     output:
         "book/_build/html/index.html",

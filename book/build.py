@@ -28,6 +28,7 @@ def stage(notebooks: Path, results: Path) -> None:
         shutil.copy(source, STAGE)
     for source in [*(ROOT / "book").glob("*.md"), *(ROOT / "book").glob("*.bib")]:
         shutil.copy(source, STAGE / "book")
+    shutil.copytree(ROOT / "book" / "_static", STAGE / "_static")
     shutil.copytree(generated, STAGE / "book" / "_generated")
     shutil.copytree(notebooks, STAGE / "notebooks", ignore=shutil.ignore_patterns(".*"))
 

@@ -102,8 +102,8 @@ def maps(images: torch.Tensor, columns: dict[str, torch.Tensor]) -> Figure:
 def diagram(disentangler: Disentangler) -> Figure:
     """Draw a disentangler as it is: its layers, their sizes, and its p_k (the paper's Fig. 2)."""
     top = disentangler.order
-    figure, axes = plt.subplots(figsize=(2.4 + 3.1 * top + 2.6, 2.9), layout="constrained")
-    axes.set(xlim=(-0.4, 3.1 * (top + 1) + 2.3), ylim=(-1.3, 1.5))
+    figure, axes = plt.subplots(figsize=(0.75 * (3.1 * top + 5.4), 2.2), layout="constrained")
+    axes.set(xlim=(-0.4, 3.1 * (top + 1) + 2.3), ylim=(-1.1, 1.1))
     axes.axis("off")
 
     def box(x, y, text, colour):
@@ -134,7 +134,8 @@ def diagram(disentangler: Disentangler) -> Figure:
             arrow((x + 1.6, 0), (x + 1.7, 0))
             x += 1.85
             axes.text(x, 0, "+", ha="center", va="center", fontsize=14)
-            arrow((0.2, 0.35), (x, 0.18), connectionstyle="angle,angleA=90,angleB=0,rad=6")
+axes.plot([0.2, 0.2, x], [0.3, 0.85, 0.85], color="black", linewidth=1)
+            arrow((x, 0.85), (x, 0.18))
     arrow((x + 0.45, 0), (x + 1.0, 0))
     box(x + 1.3, 0, "g(x)", "#FFFFFF")
     names = " + ".join(f"$x^{{({k})}}$" for k in range(top + 1))
