@@ -7,7 +7,6 @@ by :mod:`kclib.archives`, the embedded data set is drawn by :mod:`kclib.creature
 
 import hashlib
 import io
-import json
 import os
 import zipfile
 from dataclasses import dataclass, replace
@@ -28,11 +27,6 @@ PACKS = {
     "vocanimal_test_112.npz": "872639830c3423e2b1c0a7f15e21c18574505c52be8570480d6b5bcbdfaf8504",
     "vocanimal_train_112.npz": "63df8c9cfa8d75fadf600a2c23df7cbcc6c49e173d0f076f15070b0ead87d0da",
 }
-#: sha256 of the file with the authors' two disjoint halves of the CUB training set.
-HALVES = (
-    "cub200_train_halves.json",
-    "b09af1706624b78e910e8aad2371bc07a3eefaf96d87a1501a7225ff3d1a42ea",
-)
 
 
 @dataclass(frozen=True)
@@ -99,16 +93,17 @@ class ImageSet:
         return replace(self, digest=mark, **chosen)
 
 
-def pack_folder() -> Path:
-    """Return the folder of packs, named by the environment variable ``KC_DATA``."""
+def data_folder() -> Path:
+    """Return the folder of packs and archives that the environment variable ``KC_DATA`` names."""
     named = os.environ.get("KC_DATA")
     if not named:
         raise InputError(
             "the environment variable KC_DATA is not set; it must name the folder that holds the "
-            f"packs ({', '.join(PACKS)}). Set it, or use a profile on the embedded Creatures."
+            f"packs ({', '.join(PACKS)}) or the original archives. Set it, or use a profile on the "
+            "embedded Creatures."
         )
     if not Path(named).is_dir():
-        raise InputError(f"KC_DATA names {named!r}, which is not a folder; name the packs' folder.")
+        raise InputError(f"KC_DATA names {named!r}, not a folder; name the one with the data.")
     return Path(named)
 
 
@@ -140,7 +135,7 @@ def load_pack(name: str, size: int, *, folder: Path | None = None, checksum: str
     """
     if not 16 <= size <= 512:
         raise InputError(f"size is {size} pixels; allowed: 16 to 512.")
-    path = (folder or pack_folder()) / name
+    path = (folder or data_folder()) / name
     if checksum is None:
         checksum = PACKS[choose("pack", name, PACKS)]
     content = _verified(path, checksum)
@@ -168,17 +163,27 @@ def load_pack(name: str, size: int, *, folder: Path | None = None, checksum: str
     )
 
 
-def cub_halves(*, folder: Path | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the authors' two disjoint halves of the CUB training set (Table 1, lower half).
+def halves(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Split a training set into two disjoint halves (Table 1, lower half).
+
+    The first half takes the first half of each class's images, rounded down, in the set's order.
+    On CUB-200-2011 these are the authors' halves, of 2,994 and 3,000 images.
+
+    Parameters
+    ----------
+    labels : torch.Tensor
+        int64, shape (N,).
 
     Returns
     -------
     tuple of torch.Tensor
-        int64 indices into the training set as `load_pack` and `kclib.archives.cub200` order it.
+        int64 indices, ascending.
     """
-    name, checksum = HALVES
-    content = json.loads(_verified((folder or pack_folder()) / name, checksum))
-    return torch.tensor(content["half_A"]), torch.tensor(content["half_B"])
+    first = torch.zeros(len(labels), dtype=torch.bool)
+    for label in labels.unique():
+        members = (labels == label).nonzero().flatten()
+        first[members[: len(members) // 2]] = True
+    return first.nonzero().flatten(), (~first).nonzero().flatten()
 
 
 def _verified(path: Path, checksum: str) -> bytes:

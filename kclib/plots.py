@@ -134,7 +134,7 @@ def diagram(disentangler: Disentangler) -> Figure:
             arrow((x + 1.6, 0), (x + 1.7, 0))
             x += 1.85
             axes.text(x, 0, "+", ha="center", va="center", fontsize=14)
-axes.plot([0.2, 0.2, x], [0.3, 0.85, 0.85], color="black", linewidth=1)
+            axes.plot([0.2, 0.2, x], [0.3, 0.85, 0.85], color="black", linewidth=1)
             arrow((x, 0.85), (x, 0.18))
     arrow((x + 0.45, 0), (x + 1.0, 0))
     box(x + 1.3, 0, "g(x)", "#FFFFFF")

@@ -1,21 +1,31 @@
 """Where the images of a profile come from: drawn, from packs, or from original archives."""
 
-from . import creatures, datasets
+from . import archives, creatures, datasets
 from .datasets import ImageSet
 from .errors import choose
 from .profiles import Data
 from .store import code_digest
 
 SPLITS = ("train", "test")
+_PACK_SIZE = 112  # pixels; larger images come from the original archive
 
 
-def images(data: Data, split: str, size: int) -> ImageSet:
-    """Return the images of one split of a profile's data at ``size`` pixels."""
+def images(data: Data, split: str, size: int, progress=None) -> ImageSet:
+    """Return the images of one split of a profile's data at ``size`` pixels.
+
+    Raises
+    ------
+    InputError
+        If the data are not there or damaged; the message says where they are looked for.
+    """
     choose("split", split, SPLITS)
-    if data.name == "creatures":
-        return creatures.render(getattr(data, split), classes=data.classes, size=size, split=split)
-    found = datasets.load_pack(_pack(data, split), size)
     count = getattr(data, split)
+    if data.name == "creatures":
+        return creatures.render(count, classes=data.classes, size=size, split=split)
+    if _has_pack(data, split, size):
+        found = datasets.load_pack(_pack(data, split), size)
+    else:
+        found = archives.cub200(datasets.data_folder(), split, size, progress=progress)
     return found.subset(range(min(count, len(found)))) if count else found
 
 
@@ -24,8 +34,14 @@ def key(data: Data, split: str, size: int) -> dict:
     content = {"name": data.name, "split": split, "size": size, "count": getattr(data, split)}
     if data.name == "creatures":
         return content | {"classes": data.classes, "code": code_digest("creatures")}
-    return content | {"sha256": datasets.PACKS[_pack(data, split)]}
+    if _has_pack(data, split, size):
+        return content | {"sha256": datasets.PACKS[_pack(data, split)]}
+    return content | {"sha256": archives.CUB.sha256}
+
+
+def _has_pack(data: Data, split: str, size: int) -> bool:
+    return size <= _PACK_SIZE and (datasets.data_folder() / _pack(data, split)).exists()
 
 
 def _pack(data: Data, split: str) -> str:
-    return f"{data.name}_{split}_112.npz"
+    return f"{data.name}_{split}_{_PACK_SIZE}.npz"

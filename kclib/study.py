@@ -163,12 +163,9 @@ class Study:
         return self._images[split, size]
 
     def _load_images(self, split: str, size: int) -> ImageSet:
-        if self.profile.data.name != "creatures":
-            return sources.images(self.profile.data, split, size)
-
         def make(_unfinished: Path):
-            with progress.bar(f"drawing {split} images"):
-                return sources.images(self.profile.data, split, size).parts()
+            with progress.bar(f"preparing {split} images") as show:
+                return sources.images(self.profile.data, split, size, show).parts()
 
         key = sources.key(self.profile.data, split, size)
         return ImageSet.of_parts(*self.store.make(self.store.path("images", key), make))
@@ -178,10 +175,7 @@ class Study:
         images = self.images("train", self.profile.networks[member.name].size)
         if member.part == "all":
             return images
-        if self.profile.data.name == "cub200":
-            halves = datasets.cub_halves()
-        else:
-            halves = torch.arange(len(images)).tensor_split(2)  # Creatures come shuffled
+        halves = datasets.halves(images.labels)
         return images.subset(halves[0 if member.part == "first-half" else 1])
 
     def network(self, member: Member) -> tuple[nn.Module, dict]:
