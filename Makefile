@@ -44,7 +44,7 @@ help: ## list these targets
 	@echo "Variables, with the values they have now:"
 	@echo "  PROFILE=$(PROFILE)     data, networks and effort, one of: $(PROFILES)"
 	@echo "  CORES=$(CORES)           processes at a time, each of one thread"
-	@echo "  PYTHON=$(PYTHON)    the Python, 3.11 or newer, that .venv is made with"
+	@echo "  PYTHON=$(PYTHON)    the Python, 3.11.4 or newer, that .venv is made with"
 
 book: .venv/.installed ## run all notebooks in PROFILE and build the book from them
 	$(SNAKEMAKE) profile=$(PROFILE)
@@ -89,9 +89,9 @@ clean-store: ## remove .kc-store: trained networks and features, which take the 
 # Made anew whenever the dependencies change, so that it never holds what the two files do not say.
 # Python compiles what it imports; compiling everything here (no --no-compile) doubles the time.
 .venv/.installed: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 4))' || { \
 	    echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1);" \
-	        "Python 3.11 or newer is needed: make ... PYTHON=python3.11" >&2; exit 1; }
+	        "Python 3.11.4 or newer is needed: make ... PYTHON=python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv --clear .venv
 	.venv/bin/python -m pip install --quiet --no-compile -c constraints.txt -e ".[book,test]"
 	@touch $@

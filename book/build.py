@@ -20,6 +20,9 @@ STAGE = ROOT / "book" / "_build" / "src"
 
 def stage(notebooks: Path, results: Path) -> None:
     """Lay out the sources of the book."""
+    for folder in (notebooks, results):
+        if not folder.is_dir():
+            raise InputError(f"there is no folder {folder}; make book makes it.")
     generated = ROOT / "book" / "_generated"
     pages.write(generated, pages.collect([records.FOLDER, results]))
     shutil.rmtree(STAGE, ignore_errors=True)
@@ -35,6 +38,9 @@ def stage(notebooks: Path, results: Path) -> None:
 
 def main() -> int:
     """Stage and build; warnings are errors."""
+    if len(sys.argv) != 3:
+        print(f"error: {__doc__.splitlines()[0]}", file=sys.stderr)
+        return 2
     notebooks, results = map(Path, sys.argv[1:])
     try:
         stage(notebooks, results)

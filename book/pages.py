@@ -6,7 +6,7 @@ from kclib import records
 from kclib.atomic import replace_file
 from kclib.records import Claim, Result
 
-_ORDER = ("real64", "paper", "quick", "smoke")
+#: The book's profiles, the one that tells most first; a reader's own come after them.
 _MEANING = {
     "real64": "CUB-200-2011 at 64 px, narrow networks",
     "paper": "CUB-200-2011 at 224 px, full networks",
@@ -22,7 +22,8 @@ def collect(folders: list[Path]) -> dict[str, dict[str, Result]]:
         for path in sorted(folder.glob("*/*.json")):
             result = records.read(path)
             found.setdefault(result.profile, {})[result.artefact] = result
-    return dict(sorted(found.items(), key=lambda item: _ORDER.index(item[0])))
+    names = [name for name in _MEANING if name in found] + sorted(found.keys() - _MEANING)
+    return {name: found[name] for name in names}
 
 
 def claims_by_id(results: dict[str, dict[str, Result]]) -> dict[str, dict[str, Claim]]:
@@ -45,8 +46,8 @@ def summary(results: dict[str, dict[str, Result]]) -> str:
     for outcomes in claims_by_id(results).values():
         any_claim = next(iter(outcomes.values()))
         cells = [outcomes[p].verdict if p in outcomes else "not run" for p in profiles]
-        lines.append(f"| {any_claim.statement} | {' | '.join(cells)} |")
-    meanings = "; ".join(f"`{name}`: {_MEANING[name]}" for name in profiles)
+        lines.append(f"| {_cell(any_claim.statement)} | {' | '.join(cells)} |")
+    meanings = "; ".join(f"`{name}`: {_MEANING.get(name, 'your own')}" for name in profiles)
     return "\n".join([*lines, "", f"Columns are profiles. {meanings}.", ""])
 
 
@@ -56,7 +57,7 @@ def claims(results: dict[str, dict[str, Result]]) -> str:
     for outcomes in claims_by_id(results).values():
         claim = next(iter(outcomes.values()))
         rows = "\n".join(
-            f"| {profile} | {c.found} | **{c.verdict}** | {c.depends} |"
+            f"| {profile} | {_cell(c.found)} | **{c.verdict}** | {_cell(c.depends)} |"
             for profile, c in outcomes.items()
         )
         blocks.append(
@@ -83,6 +84,11 @@ def runtimes(results: dict[str, dict[str, Result]]) -> str:
                 f"| {had.peak_memory:.1f} | {had.hardware['accelerator'] or machine} | {had.date} |"
             )
     return "\n".join([*lines, ""])
+
+
+def _cell(text: str) -> str:
+    """Return text that a cell of a Markdown table can hold."""
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def write(folder: Path, results: dict[str, dict[str, Result]]) -> None:

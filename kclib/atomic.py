@@ -2,8 +2,10 @@
 
 import errno
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from .errors import StoreError
 
@@ -24,11 +26,27 @@ def replace_file(path: Path, content: bytes) -> None:
     StoreError
         If the disk is full or writing is not allowed; the old file is kept.
     """
+    with whole_file(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that comes to stand at ``path`` when the block ends without an error.
+
+    Raises
+    ------
+    StoreError
+        As `replace_file`.
+    """
     with readable_failure(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            write_synced(fresh, content)
+            with open(fresh, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
             os.replace(fresh, path)
         finally:
             fresh.unlink(missing_ok=True)
@@ -47,6 +65,7 @@ def readable_failure(place: Path):
         else:
             raise
         raise StoreError(
-            f"cannot write under {place}: {reason}, or name another folder with the environment "
-            "variable KC_STORE. What was finished before is kept."
+            f"cannot write under {place}: {reason}, or choose another folder (the environment "
+            "variables KC_STORE and KC_RESULTS name those of stored and of final results). What "
+            "was finished before is kept."
         ) from None

@@ -9,6 +9,7 @@ import hashlib
 import io
 import os
 import zipfile
+import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -78,8 +79,19 @@ class ImageSet:
         return cls(**tensors, **names)
 
     def subset(self, indices) -> "ImageSet":
-        """Return the images at ``indices`` (a sequence of int), in that order."""
-        index = torch.as_tensor(indices, dtype=torch.int64)
+        """Return the images at ``indices`` (a sequence of int), in that order.
+
+        A bool mask of shape (N,) chooses the images where it is true.
+        """
+        index = torch.as_tensor(indices)
+        if index.dtype == torch.bool and index.shape == self.labels.shape:
+            index = index.nonzero()[:, 0]
+        if len(index) and (index.dtype.is_floating_point or index.dtype == torch.bool):
+            raise InputError(
+                f"indices are {index.dtype} of shape {tuple(index.shape)}; allowed: whole numbers, "
+                f"or one bool for each of the {len(self)} images."
+            )
+        index = index.to(torch.int64)
         if len(index) and not 0 <= int(index.min()) <= int(index.max()) < len(self):
             raise InputError(
                 f"indices reach from {int(index.min())} to {int(index.max())}; "
@@ -148,7 +160,7 @@ def load_pack(name: str, size: int, *, folder: Path | None = None, checksum: str
             [_decode(jpeg[offsets[i] : offsets[i + 1]], size) for i in order]
         )  # (N, S, S, 3)
         labels, class_names = arrays["label"][order], arrays["class_names"]
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, LookupError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(
             f"the pack {path} cannot be read ({error}); copy or download it again."
         ) from None

@@ -57,12 +57,12 @@ class Disentangler(nn.Module):
         for name, value in (("in_channels", in_channels), ("out_channels", out_channels)):
             if value < 1:
                 raise InputError(f"{name} is {value}; allowed: 1 or more.")
-        if not 0 <= order <= 5:
-            raise InputError(f"order is {order}; allowed: 0 to 5.")
+        if order not in range(6):
+            raise InputError(f"order is {order}; allowed: whole numbers from 0 to 5.")
         if kernel_size not in (1, 3):
             raise InputError(f"kernel_size is {kernel_size}; allowed: 1 or 3.")
         self.norm = choose("norm", norm, NORMS)
-        self.order = order
+        self.order = int(order)
         self.linears = nn.ModuleList(
             nn.Conv2d(
                 in_channels,
@@ -92,13 +92,14 @@ class Disentangler(nn.Module):
 
     def inner(self, x: torch.Tensor, k: int = 0) -> torch.Tensor:
         """Return what W_k is applied to, (N, in_channels, H, W); by default the output layer's."""
-        x = x / self._divisor(x, 0)
-        if self.training and self.norm == "dataset":
-            self.batches_seen += 1
+        learns = self.training and self.norm == "dataset"
+        x = x / self._divisor(x, 0, learns)
         hidden = torch.zeros((), dtype=x.dtype, device=x.device)
         for j in range(self.order, k, -1):
             h = self.linears[j](x + hidden)
-            hidden = self.p[j - 1] * F.relu(h / self._divisor(h, j))
+            hidden = self.p[j - 1] * F.relu(h / self._divisor(h, j, learns))
+        if learns:
+            self.batches_seen += 1
         return x + hidden
 
     def decompose(self, x: torch.Tensor) -> torch.Tensor:
@@ -106,7 +107,8 @@ class Disentangler(nn.Module):
 
         With the gates of the ReLUs and the divisors held at their values for this x, g is linear:
         x^(0) = W_0 x^ and x^(k) = W_0 p_1 L_1 N_1 W_1 ... p_k L_k N_k W_k x^ (the paper's Eq. for
-        x^(k); L_k is the diagonal matrix of the gates).
+        x^(k); L_k is the diagonal matrix of the gates). The scales of ``norm="dataset"`` are used
+        as they are, in training mode too.
 
         Returns
         -------
@@ -130,7 +132,7 @@ class Disentangler(nn.Module):
         return torch.stack(components)  # (K + 1, N, C, H, W)
 
     @torch.no_grad()
-    def _divisor(self, h: torch.Tensor, k: int) -> torch.Tensor:
+    def _divisor(self, h: torch.Tensor, k: int, learns: bool = False) -> torch.Tensor:
         """Return what N_k divides h (N, C, H, W) by, broadcastable to it; k = 0 is for x itself."""
         if self.norm == "image":
             if h.shape[2] * h.shape[3] < 2:
@@ -138,10 +140,31 @@ class Disentangler(nn.Module):
                     'norm="image" divides by the standard deviation over positions, and these maps '
                     f'are {h.shape[2]} x {h.shape[3]}; use norm="dataset" for 1 x 1 maps.'
                 )
-            return h.float().std((2, 3), keepdim=True).to(h.dtype) + _EPSILON
-        if self.training:
-            scale = h.float().std((0, 2, 3), correction=0)
+            wide = h.to(torch.promote_types(h.dtype, torch.float32))  # more than bfloat16
+            return wide.std((2, 3), keepdim=True).to(h.dtype) + _EPSILON
+        if learns:
+            wide = h.double()
+            scale = channel_scale(wide.mean((0, 2, 3)), wide.square().mean((0, 2, 3)))
             # A mean over the first ten batches, then an exponential one.
             weight = max(0.1, 1 / (1 + int(self.batches_seen)))
             self.scales[k] += weight * (scale - self.scales[k])
         return self.scales[k].to(h.dtype).view(1, -1, 1, 1) + _EPSILON
+
+
+def channel_scale(mean: torch.Tensor, square: torch.Tensor) -> torch.Tensor:
+    """Return what ``norm="dataset"`` divides channels by, from their first two moments.
+
+    Parameters
+    ----------
+    mean, square : torch.Tensor
+        float64, shape (C,): mean and mean square over images and positions.
+
+    Returns
+    -------
+    torch.Tensor
+        float32, shape (C,): the standard deviation (the paper's Sigma); the magnitude of a channel
+        that never varies, which a deviation of 0 would blow up.
+    """
+    variance = square - mean.square()
+    varies = variance > 1e-12 * square  # above float64's rounding
+    return torch.where(varies, variance, square).sqrt().float()

@@ -55,7 +55,7 @@ def build(
     width : float
         Factor on every hidden channel count, in (0, 1]; at least 8 channels remain.
     size : int
-        Side of the square input in pixels, 32 to 224.
+        Side of the square input in pixels, 32 to 224; 63 or more for AlexNet's stock stem.
     stem_stride : int, optional
         Total stride of the stem, one of ``STEM_STRIDES[architecture]``; torchvision's by default.
     dropout : float

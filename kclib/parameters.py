@@ -11,7 +11,7 @@ NUMBERS = {
     "seed": (int, 0, 10**6, "seed of the first network; the second follows from it"),
     "order": (int, 0, 5, "highest order K of the disentangler"),
     "penalty": (float, 0.0, 1e3, "weight of the sum of the p_k^2"),
-    "resamples": (int, 20, 10**5, "bootstrap resamples of the images"),
+    "resamples": (int, 20, 10**4, "bootstrap resamples of the images"),
     "images": (int, 1, 12, "images shown in a figure"),
     "channel": (int, -1, 10**4, "filter shown; -1 chooses the one that varies most"),
     "channels": (int, 1, 256, "channels of a worked example"),

@@ -89,7 +89,14 @@ def load(name: str) -> Profile:
 def parse(text: str, name: str) -> Profile:
     """Read a profile from YAML text; see `load`."""
     try:
-        profile = Profile(name=name, **yaml.safe_load(text))
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        problem = " ".join(str(error).split())
+        raise InputError(f"the profile {name!r} is not YAML: {problem}.") from None
+    if not isinstance(content, dict):
+        raise InputError(f"the profile {name!r} is not a mapping from fields to values.")
+    try:
+        profile = Profile.model_validate(content | {"name": name})
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(map(str, e['loc']))}: {e['msg']} (given: {e['input']!r})"

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from tqdm import tqdm
 
@@ -13,10 +13,13 @@ def bar(title: str) -> Iterator[Callable[[int, int, str], None]]:
     """Show one progress bar; yields the callback ``progress(done, total, text)`` that moves it.
 
     Bars go to standard error, or to the file named by the environment variable ``KC_PROGRESS``:
-    the terminal of a run whose notebooks must not keep them.
+    the terminal of a run whose notebooks must not keep them. What that file holds is kept; if it
+    cannot be opened, standard error serves: no work stops for want of a bar.
     """
-    named = os.environ.get("KC_PROGRESS")
-    stream = open(named, "w") if named else sys.stderr  # noqa: SIM115
+    stream = sys.stderr
+    if named := os.environ.get("KC_PROGRESS"):
+        with suppress(OSError):
+            stream = open(named, "a")
     line = tqdm(desc=title, file=stream, unit="step", mininterval=1.0, leave=False, disable=None)
 
     def progress(done: int, total: int, text: str = "") -> None:
@@ -28,5 +31,5 @@ def bar(title: str) -> Iterator[Callable[[int, int, str], None]]:
         yield progress
     finally:
         line.close()
-        if named:
+        if stream is not sys.stderr:
             stream.close()

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -90,8 +91,14 @@ class Result(_Strict):
         return self
 
 
-def write(result: Result, folder: Path) -> Path:
-    """Write ``<folder>/<profile>/<artefact>.json`` and ``.csv``; return the former."""
+def write(result: Result, folder: Path, arrays: dict | None = None) -> Path:
+    """Write ``<folder>/<profile>/<artefact>.json``, ``.csv`` and, for arrays, ``.npz``.
+
+    Returns
+    -------
+    Path
+        The JSON file.
+    """
     path = Path(folder) / result.profile / f"{result.artefact}.json"
     replace_file(path, (result.model_dump_json(indent=1) + "\n").encode())
     columns = list(dict.fromkeys(name for row in result.rows for name in row))
@@ -100,6 +107,10 @@ def write(result: Result, folder: Path) -> Path:
     writer.writeheader()
     writer.writerows(result.rows)
     replace_file(path.with_suffix(".csv"), table.getvalue().encode())
+    if arrays:
+        content = io.BytesIO()
+        np.savez_compressed(content, **arrays)
+        replace_file(path.with_suffix(".npz"), content.getvalue())
     return path
 
 
@@ -113,8 +124,13 @@ def read(path: Path) -> Result:
     """
     try:
         result = Result.model_validate_json(path.read_text())
-    except (OSError, ValidationError) as error:
-        raise InputError(f"{path} is not a recorded result: {error}") from None
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()
+        )
+        raise InputError(f"{path} is not a recorded result: {problems}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}.") from None
     if (result.profile, result.artefact) != (path.parent.name, path.stem):
         raise InputError(
             f"{path} holds the result of {result.artefact!r} under profile {result.profile!r}; "

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .disentangler import Disentangler
+from .disentangler import Disentangler, channel_scale
 from .errors import InputError, choose
 from .features import resample
 from .measures import Evaluation, Moments
@@ -20,7 +20,7 @@ from .training import autocast
 #: 1e-4 falling to 1e-6 on a log scale, weight decay 1e-4, as in the authors' published code.
 SOLVERS = ("joint", "authors")
 _RATE = 5e-4  # highest learning rate of "joint"
-_RIDGE = 1e-6  # of the mean diagonal of the normal matrix: keeps dependent channels solvable
+_RIDGE = 1e-6  # added to the unit diagonal of the normal matrix: keeps dependent channels solvable
 
 
 @dataclass(frozen=True)
@@ -113,18 +113,21 @@ def fit(
         is out of its range.
     """
     choose("solver", solver, SOLVERS)
-    if penalty < 0:
+    if not 0 <= penalty < math.inf:
         raise InputError(f"penalty is {penalty}; allowed: 0 or more.")
     epochs = {"joint": 20, "authors": 1000}[solver] if epochs is None else epochs
     if epochs < 0 or batch < 2:
         raise InputError(f"epochs is {epochs} and batch {batch}; allowed: 0 and 2, or more.")
+    x, target = x.detach(), target.detach()
     check_features(x, target, norm)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         g = Disentangler(x.shape[1], target.shape[1], order, kernel_size, norm).to(device)
-    # Adam's rate has the scale of the weights: fit x* in units of its own mean square.
-    unit = math.sqrt(sum(float(part.square().sum()) for part in target.split(batch)))
-    unit /= math.sqrt(target.numel())
+    size = math.sqrt(sum(float(part.double().square().sum()) for part in target.split(batch)))
+    size /= math.sqrt(target.numel())
+    # Adam's rate has the scale of the weights: our schedule fits x* in units of its root mean
+    # square, the authors' fits it as it is.
+    unit = size if solver == "joint" else 1.0
     scaled = _Scaled(x, target, unit, device)
     penalty /= unit**2  # the same objective, in those units
     if solver == "joint":
@@ -134,6 +137,7 @@ def fit(
     with torch.no_grad():
         g.linears[0].weight.mul_(unit)
     g.eval().cpu()
+    loss = [error * (unit / size) ** 2 for error in loss]
     return Fit(g, evaluate(g, x, target, batch=batch), loss)
 
 
@@ -152,12 +156,18 @@ def evaluate(
         Images at a time; results do not depend on it.
     """
     check_features(x, target, disentangler.norm)
+    output = disentangler.linears[0]
+    if (x.shape[1], target.shape[1]) != (output.in_channels, output.out_channels):
+        raise InputError(
+            f"x has {x.shape[1]} channels and target {target.shape[1]}, but the disentangler was "
+            f"made for {output.in_channels} and {output.out_channels}; give features of the same "
+            "two networks at the same taps."
+        )
     disentangler.eval()
-    device = disentangler.p_logits.device
     whole, parts, rest = [], [[] for _ in range(disentangler.order + 1)], []
     for a, b in zip(x.split(batch), target.split(batch), strict=True):
-        b = b.to(device)
-        components = disentangler.decompose(resample(a.to(device), b.shape[2:]))
+        a, b = a.to(output.weight), b.to(output.weight)  # its device and precision
+        components = disentangler.decompose(resample(a, b.shape[2:]))
         whole.append(Moments.of(b))
         rest.append(Moments.of(b - components.sum(0)))
         for kept, component in zip(parts, components, strict=True):
@@ -170,10 +180,10 @@ def evaluate(
 def check_features(x: torch.Tensor, target: torch.Tensor, norm: str) -> None:
     """Refuse features from which nothing can be learned; see `fit`."""
     for name, feature in (("x", x), ("target", target)):
-        if feature.dim() != 4:
+        if feature.dim() != 4 or 0 in feature.shape[1:]:
             raise InputError(
-                f"{name} has shape {tuple(feature.shape)}; allowed: (N, C, H, W). Give vectors as "
-                "1 x 1 maps, feature[:, :, None, None]."
+                f"{name} has shape {tuple(feature.shape)}; allowed: (N, C, H, W), none of them 0. "
+                "Give vectors as 1 x 1 maps, feature[:, :, None, None]."
             )
     if len(x) != len(target):
         raise InputError(
@@ -181,13 +191,13 @@ def check_features(x: torch.Tensor, target: torch.Tensor, norm: str) -> None:
             "images, in the same order."
         )
     if len(x) < 2:
-        raise InputError(f"{len(x)} image was given; shares of variance need 2 images or more.")
-    if norm == "image" and target.shape[2] * target.shape[3] < 2:
-        raise InputError(
-            'norm="image" divides by the standard deviation over positions, and these maps are '
-            '1 x 1; use norm="dataset".'
-        )
+        raise InputError(f"the number of images is {len(x)}; shares of variance need 2 or more.")
     for name, feature in (("x", x), ("target", target)):
+        if norm == "image" and feature.shape[2] * feature.shape[3] < 2:
+            raise InputError(
+                'norm="image" divides by the standard deviation over positions, and the maps of '
+                f'{name} are 1 x 1; use norm="dataset".'
+            )
         low, high = feature[0].clone(), feature[0].clone()
         for part in feature.split(256):
             if not torch.isfinite(part).all():
@@ -219,8 +229,8 @@ class _Scaled:
     device: torch.device | str
 
     def take(self, chosen) -> tuple[torch.Tensor, torch.Tensor]:
-        b = self.target[chosen].to(self.device) / self.unit
-        return resample(self.x[chosen].to(self.device), b.shape[2:]), b
+        b = (self.target[chosen].to(self.device) / self.unit).float()
+        return resample(self.x[chosen].to(self.device).float(), b.shape[2:]), b
 
     def in_order(self, batch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for start in range(0, len(self.x), batch):
@@ -301,7 +311,7 @@ def _measure_scales(g: Disentangler, features: _Scaled, batch: int) -> None:
             count += h.shape[0] * h.shape[2] * h.shape[3]
             first = first + h.double().sum((0, 2, 3))
             second = second + h.double().square().sum((0, 2, 3))
-        g.scales[k] = (second / count - (first / count) ** 2).clamp_min(0).sqrt().float()
+        g.scales[k] = channel_scale(first / count, second / count)
 
 
 @torch.no_grad()
@@ -327,12 +337,15 @@ def solve_output_layer(g: Disentangler, batches) -> None:
         wanted = target.transpose(0, 1).flatten(1)  # (C*, N H W)
         normal = normal + (patches @ patches.T).double()
         right = right + (patches @ wanted.T).double()
-    ridge = _RIDGE * float(normal.diagonal().mean()) or 1.0  # all zero: the answer is zero too
+    size = normal.diagonal().sqrt()
+    size = size.where(size > 0, 1)  # what is always zero gets the weight zero
+    normal = normal / size / size[:, None]
+    ridge = _RIDGE
     unstable = True
     while unstable:  # float32 products can leave eigenvalues a little below zero
         factor, unstable = torch.linalg.cholesky_ex(
             normal.diagonal_scatter(normal.diagonal() + ridge)
         )
         ridge *= 10
-    solution = torch.cholesky_solve(right, factor)  # (C k k, C*)
+    solution = torch.cholesky_solve(right / size[:, None], factor) / size[:, None]  # (C k k, C*)
     weight.copy_(solution.T.reshape(weight.shape))

@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -78,7 +77,7 @@ class Store:
             if hashlib.sha256(content).hexdigest() != entry["sha256"]:
                 raise ValueError(f"{len(content):,} bytes, {entry['bytes']:,} were written")
             return safetensors.torch.load(content), entry["record"]
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+        except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
             raise StoreError(
                 f"the stored {path.parent.name} entry {path} is damaged ({error}); "
                 "delete that folder, and the next run makes it again."
@@ -106,33 +105,35 @@ class Store:
         """
         if (path / "entry.json").exists():
             return self.load(path)
+        unfinished = self.root / "unfinished" / f"{path.parent.name}-{path.name}"
         with readable_failure(self.root):
-            unfinished = self.root / "unfinished" / f"{path.parent.name}-{path.name}"
-            unfinished.mkdir(parents=True, exist_ok=True)
+            unfinished.parent.mkdir(parents=True, exist_ok=True)
             path.parent.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.root / "unfinished" / f"{unfinished.name}.lock")
-            with lock:
-                if not (path / "entry.json").exists():
-                    unfinished.mkdir(exist_ok=True)  # the process before us may have removed it
-                    tensors, record = build(unfinished)
-                    self._write(path, tensors, record)
+            lock = FileLock(f"{unfinished}.lock").acquire()
+        with lock:
+            if not (path / "entry.json").exists():
+                with readable_failure(self.root):
+                    unfinished.mkdir(exist_ok=True)
+                tensors, record = build(unfinished)
+                with readable_failure(self.root):
+                    _write(path, unfinished / "writing", tensors, record)
                     shutil.rmtree(unfinished)
         return self.load(path)
 
-    def _write(self, path: Path, tensors: dict[str, torch.Tensor], record: dict) -> None:
-        content = safetensors.torch.save({k: v.contiguous() for k, v in tensors.items()})
-        entry = {
-            "sha256": hashlib.sha256(content).hexdigest(),
-            "bytes": len(content),
-            "record": record,
-        }
-        fresh = Path(tempfile.mkdtemp(dir=self.root / "unfinished", prefix="writing-"))
-        try:
-            write_synced(fresh / "tensors.safetensors", content)
-            write_synced(fresh / "entry.json", json.dumps(entry, indent=1).encode())
-            os.rename(fresh, path)
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
+
+def _write(path: Path, fresh: Path, tensors: dict[str, torch.Tensor], record: dict) -> None:
+    """Write an entry as the folder ``fresh`` and rename it to ``path``."""
+    content = safetensors.torch.save({k: v.contiguous() for k, v in tensors.items()})
+    entry = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content), "record": record}
+    shutil.rmtree(fresh, ignore_errors=True)  # what a kill left
+    fresh.mkdir()
+    try:
+        write_synced(fresh / "tensors.safetensors", content)
+        write_synced(fresh / "entry.json", json.dumps(entry, indent=1).encode())
+        shutil.rmtree(path, ignore_errors=True)  # without entry.json it is no entry
+        os.rename(fresh, path)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
 
 
 @cache
@@ -173,6 +174,8 @@ def direct_imports(source: str) -> set[str]:
                 names |= {origin[-1], *(alias.name for alias in node.names)}
         elif isinstance(node, ast.Import):
             names |= {alias.name.split(".")[-1] for alias in node.names if "kclib" in alias.name}
+    if "kclib" in names:  # ``from kclib import fit``: the package's own imports say where it is
+        names |= direct_imports((_PACKAGE / "__init__.py").read_text())
     return (names & modules) - _NEUTRAL
 
 

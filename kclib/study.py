@@ -54,14 +54,21 @@ class Member:
 
     @classmethod
     def parse(cls, text: str) -> "Member":
-        """Read a member from the text that ``str`` gives."""
-        try:
-            name, part, seed = text.rsplit("_", 2)
-            return cls(name, int(seed), choose("part of the training set", part, PARTS))
-        except ValueError:
+        """Read a member from the text that ``str`` gives.
+
+        Raises
+        ------
+        InputError
+            If the text has another form, or names a part that does not exist.
+        """
+        words = text.rsplit("_", 2)
+        if len(words) != 3 or not words[2].isdecimal():
             raise InputError(
-                f"{text!r} names no network; write NAME_PART_SEED, e.g. vgg16_all_0."
-            ) from None
+                f"{text!r} names no network; write NAME_PART_SEED, e.g. vgg16_all_0, with one of "
+                f"the parts {', '.join(PARTS)}."
+            )
+        name, part, seed = words
+        return cls(name, int(seed), choose("part of the training set", part, PARTS))
 
 
 def pair(name: str, condition: str, seed: int) -> tuple[Member, Member]:
@@ -333,7 +340,9 @@ class Study:
             f"{had.peak_memory:.1f} GB."
         )
 
-    def record(self, rows: list[dict], claims: list[records.Claim]) -> Path:
+    def record(
+        self, rows: list[dict], claims: list[records.Claim], *, arrays: dict | None = None
+    ) -> Path:
         """Write this run's result, with its provenance, where the book finds it.
 
         The folder is the one that the environment variable ``KC_RESULTS`` names, by default
@@ -344,6 +353,8 @@ class Study:
         rows : list of dict
             The table or the figure's numbers, one flat dict a row.
         claims : list of kclib.records.Claim
+        arrays : dict of str to numpy.ndarray, optional
+            The maps that a figure shows, written as ``.npz`` beside the rows.
 
         Returns
         -------
@@ -382,7 +393,7 @@ class Study:
             rows=rows,
             claims=claims,
         )
-        return records.write(result, results_folder())
+        return records.write(result, results_folder(), arrays)
 
 
 def results_folder() -> Path:

@@ -1,7 +1,6 @@
 """Execute one notebook with papermill: ``python notebooks/run.py table1_instability -p seed 3``."""
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
@@ -18,7 +17,7 @@ FOLDER = Path(__file__).parent
 
 def names() -> list[str]:
     """Return the names of all notebooks."""
-    return sorted(path.stem for path in FOLDER.glob("*.ipynb"))
+    return sorted(path.stem for path in FOLDER.glob("[!.]*.ipynb"))
 
 
 def check(notebook: str, given: dict) -> dict:
@@ -33,6 +32,9 @@ def execute(notebook: str, given: dict, output: Path) -> None:
     """Run a notebook with checked parameters; ``output`` is written if it ran to its end."""
     # Bars belong on the terminal of this run, not in the notebook.
     os.environ.setdefault("KC_PROGRESS", f"/proc/{os.getpid()}/fd/2")
+    for name in ("KC_STORE", "KC_DATA", "KC_RESULTS", "KC_PROGRESS"):
+        if named := os.environ.get(name):
+            os.environ[name] = os.path.abspath(named)  # the kernel works in another folder
     part = output.with_name(f".{os.getpid()}-{output.name}")
     output.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -53,25 +55,42 @@ def execute(notebook: str, given: dict, output: Path) -> None:
         part.unlink(missing_ok=True)
 
 
+def in_place(notebook: str, given: dict) -> Path:
+    """Return a notebook's own path, for a run that leaves its parameters as they stand in it."""
+    profile = given.pop("profile", None)
+    if given:
+        raise InputError(
+            f"{', '.join(given)} cannot be given without --output: a notebook is refreshed in "
+            "place with its own parameters. Name a file for this run with --output."
+        )
+    if profile:  # by the environment: papermill would put a cell into the notebook
+        os.environ["KC_PROFILE"] = profile
+    return FOLDER / f"{notebook}.ipynb"
+
+
 def tidied(path: Path) -> str:
     """Return an executed notebook without what changes from run to run: time stamps and paths."""
     notebook = nbformat.read(path, as_version=4)
     notebook.metadata.pop("papermill", None)
     notebook.metadata.pop("widgets", None)
+    notebook.metadata.get("language_info", {}).pop("version", None)
     for cell in notebook.cells:
         for name in ("papermill", "execution"):
             cell.metadata.pop(name, None)
-        tags = cell.metadata.get("tags", [])
+        tags = cell.metadata.pop("tags", [])
         if "injected-parameters" in tags:
             tags.append("remove-cell")
-    return json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+            cell.id = "injected-parameters"  # papermill draws one
+        if tags:
+            cell.metadata.tags = tags
+    return nbformat.writes(notebook) + "\n"
 
 
 def main() -> int:
     """Run one notebook; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("notebook", help=f"one of {', '.join(names())}")
-    parser.add_argument("--profile", help="default: the notebook's own, quick")
+    parser.add_argument("--profile", help="default: the one that KC_PROFILE names, or quick")
     parser.add_argument("--output", type=Path, help="default: refresh the notebook in place")
     parser.add_argument(
         "-p", dest="given", nargs=2, action="append", default=[], metavar=("NAME", "VALUE")
@@ -82,7 +101,7 @@ def main() -> int:
         if arguments.profile:
             given["profile"] = arguments.profile
         given = check(arguments.notebook, given)
-        output = arguments.output or FOLDER / f"{arguments.notebook}.ipynb"
+        output = arguments.output or in_place(arguments.notebook, given)
         execute(arguments.notebook, given, output)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -193,7 +193,7 @@ def test_help_names_every_target():
         (["notebook"], "one of: table"),
         (["notebook", "NAME=tabel"], 'no notebook "tabel"; NAME may be one of: table'),
         (["notebook", "NAME=table", "PARAMS=seed"], '"seed" gives no value'),
-        (["book", "PYTHON=./old"], "Python 3.9.1; Python 3.11 or newer is needed"),
+        (["book", "PYTHON=./old"], "Python 3.9.1; Python 3.11.4 or newer is needed"),
     ],
 )
 def test_bad_request_is_refused_before_any_work(copy, words, message):
