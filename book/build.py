@@ -19,12 +19,12 @@ STAGE = ROOT / "book" / "_build" / "src"
 
 
 def stage(notebooks: Path, results: Path) -> None:
-    """Lay out the sources of the book."""
+    """Lay out the sources of the book, from the recorded results and one profile's run."""
     for folder in (notebooks, results):
         if not folder.is_dir():
             raise InputError(f"there is no folder {folder}; make book makes it.")
     generated = ROOT / "book" / "_generated"
-    pages.write(generated, pages.collect([records.FOLDER, results]))
+    pages.write(generated, pages.collect([*records.FOLDER.glob("*"), results / notebooks.name]))
     shutil.rmtree(STAGE, ignore_errors=True)
     (STAGE / "book").mkdir(parents=True)
     for source in (ROOT / "_config.yml", ROOT / "_toc.yml"):

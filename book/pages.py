@@ -16,10 +16,10 @@ _MEANING = {
 
 
 def collect(folders: list[Path]) -> dict[str, dict[str, Result]]:
-    """Return results by profile and artefact; a later folder replaces an earlier one's."""
+    """Return the results in folders, by profile and artefact; a later folder replaces an earlier."""
     found: dict[str, dict[str, Result]] = {}
     for folder in folders:
-        for path in sorted(folder.glob("*/*.json")):
+        for path in sorted(folder.glob("*.json")):
             result = records.read(path)
             found.setdefault(result.profile, {})[result.artefact] = result
     names = [name for name in _MEANING if name in found] + sorted(found.keys() - _MEANING)

@@ -270,6 +270,7 @@ def _fit_authors(g, features, penalty, seed, epochs, batch, progress) -> list[fl
     return _descend(g, features, penalty, seed, epochs, batch, optimizer, schedule, False, progress)
 
 
+@torch.enable_grad()
 def _descend(
     g, features, penalty, seed, epochs, batch, optimizer, schedule, mixed, progress
 ) -> list[float]:

@@ -12,7 +12,7 @@ from kclib.errors import InputError
 
 
 def drawn(order=2, kernel_size=3, norm="image", *, channels=(4, 6), seed=0) -> Disentangler:
-    """Return a disentangler in evaluation mode with gates, shares and scales of no special value."""
+    """Return a disentangler in evaluation mode whose shares and scales are not the first ones."""
     torch.manual_seed(seed)
     g = Disentangler(*channels, order, kernel_size, norm)
     with torch.no_grad():

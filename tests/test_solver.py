@@ -170,20 +170,29 @@ def test_noise_is_not_explained(order, norm):
     assert held_out.residual == pytest.approx(1, abs=0.01)
 
 
-def test_a_rectified_part_needs_an_order_above_0(features):
-    x, target = features
-    linear, more = fit(x, target, order=0), fit(x, target, order=1)
+@pytest.fixture(scope="module")
+def two_layers() -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a feature, and a target that a disentangler of order 1 can write, plus noise."""
+    x, kernels = normal(200, 8, 6, 6), normal(2, 8, 8, 3, 3, seed=1) / 8
+    inner = F.conv2d(x, kernels[1], padding=1).relu()
+    target = F.conv2d(x + inner, kernels[0], padding=1)
+    return x, target + 0.3 * normal(200, 8, 6, 6, seed=2)
+
+
+def test_a_rectified_part_needs_an_order_above_0(two_layers):
+    linear, more = fit(*two_layers, order=0), fit(*two_layers, order=1, epochs=60)
     assert more.residual < 0.9 * linear.residual
+    assert more.explained[1] > 0.03
 
 
-def test_joint_reaches_what_the_authors_schedule_reaches():
-    """On training images, 20 epochs against 200, with 1 % of slack."""
-    x, mixing = normal(200, 8, 6, 6), normal(2, 8, 8, 3, 3, seed=1) / 8
-    target = F.conv2d(x, mixing[0], padding=1)
-    target = target + F.conv2d(F.conv2d(x, mixing[1], padding=1).relu(), mixing[0], padding=1)
-    target = target + 0.3 * normal(200, 8, 6, 6, seed=2)
-    joint = fit(x, target, order=2, solver="joint")
-    authors = fit(x, target, order=2, solver="authors", epochs=200)
+def test_joint_reaches_what_the_authors_schedule_reaches(two_layers):
+    """On training images: 20 epochs against 200, with 1 % of slack.
+
+    At 4 steps an epoch, 200 epochs are few for the authors' low learning rate, and the margin here
+    is wide; the statement is that the short schedule costs nothing.
+    """
+    joint = fit(*two_layers, order=2, solver="joint")
+    authors = fit(*two_layers, order=2, solver="authors", epochs=200)
     assert joint.residual <= 1.01 * authors.residual
 
 
@@ -261,6 +270,13 @@ def test_features_of_other_precision(features, kind):
     plain = fit(x, target, order=1, epochs=1)
     other = fit(x.to(kind), target.to(kind), order=1, epochs=1)
     assert other.residual == pytest.approx(plain.residual, rel=0.02)
+
+
+def test_fitting_where_gradients_are_switched_off(features):
+    x, target = (feature[:60] for feature in features)
+    with torch.no_grad():
+        quiet = fit(x, target, epochs=1)
+    assert quiet.residual == fit(x, target, epochs=1).residual
 
 
 def test_features_that_still_hang_on_their_network(features):

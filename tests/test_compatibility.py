@@ -1,0 +1,81 @@
+"""Importing kclib: light, and torchvision works afterwards."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from kclib import compatibility
+
+ROOT = Path(__file__).parent.parent
+#: What only the book, its notebooks and the command line need.
+HEAVY = """
+jupyter jupyter_core jupyter_book IPython ipykernel nbformat nbclient papermill pydantic yaml
+matplotlib seaborn pandas scipy tqdm snakemake
+""".split()
+
+
+def python(code):
+    """Run code in a fresh interpreter; return what it printed."""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+#: torchvision at work: a model and a transform.
+USE = """
+import torch
+from torchvision import models, transforms
+crop = transforms.Compose([transforms.Resize(32), transforms.CenterCrop(32)])
+print(tuple(models.resnet18(num_classes=3).eval()(crop(torch.zeros(2, 3, 40, 48))).shape))
+"""
+
+
+def test_importing_kclib_adds_nothing_of_the_book():
+    added, shape = python(
+        "import sys, torch.hub\n"  # which takes tqdm where it is installed
+        "before = set(sys.modules)\n"
+        "import kclib\n"
+        "print(*{name.split('.')[0] for name in set(sys.modules) - before})\n" + USE
+    ).splitlines()
+    assert {"kclib", "torchvision", "safetensors"} <= set(added.split())
+    assert set(added.split()) & set(HEAVY) == set()
+    assert shape == "(2, 3)"
+
+
+def test_kclib_imports_where_torchvisions_library_does_not_and_nothing_of_the_book_is_there():
+    declared, schema, shape = python(
+        "import sys, torch\n"
+        f"sys.modules |= dict.fromkeys({HEAVY})\n"  # None: their import fails
+        "def fail(_):\n"
+        "    raise OSError('undefined symbol')\n"
+        "torch.ops.load_library = fail\n"
+        "import kclib\n"
+        "print(kclib.declare_missing_operators())\n"  # once more: nothing is declared twice
+        "print(torch.ops.torchvision.nms.default._schema)\n" + USE
+    ).splitlines()
+    assert declared == "True"
+    assert schema.startswith("torchvision::nms(Tensor dets, Tensor scores, float iou_threshold)")
+    assert shape == "(2, 3)"
+
+
+def test_nothing_is_declared_where_the_library_loads(monkeypatch):
+    loaded = []
+    monkeypatch.setattr(torch.ops, "load_library", loaded.append)
+    monkeypatch.setattr(compatibility, "_library", None)
+
+    def declared(*_):
+        raise AssertionError("schemas were declared")
+
+    monkeypatch.setattr(torch.library, "Library", declared)
+    assert compatibility.declare_missing_operators() is False
+    assert compatibility._library is None
+    assert [Path(path).name.split(".")[0] for path in loaded] == ["_C"]
+
+
+def test_nothing_is_declared_without_torchvision(monkeypatch):
+    monkeypatch.setattr(compatibility, "_library", None)
+    monkeypatch.setattr(compatibility.importlib.util, "find_spec", lambda _: None)
+    assert compatibility.declare_missing_operators() is False
+    assert compatibility._library is None

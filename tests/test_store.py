@@ -1,0 +1,555 @@
+"""The store: an entry is there whole or not at all, made once, and never pickled."""
+
+import errno
+import hashlib
+import json
+import multiprocessing
+import os
+import pickle
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from kclib import store
+from kclib.atomic import replace_file, whole_file
+from kclib.errors import StoreError
+from kclib.store import Store, code_digest, direct_imports, imported_modules
+
+TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor([True, False])}
+RECORD = {"accuracy": 0.25, "history": [{"epoch": 1}], "name": "α"}
+
+
+def build(_unfinished):
+    return TENSORS, RECORD
+
+
+def refuse(_unfinished):
+    raise AssertionError("built again")
+
+
+def check(entry):
+    """Check that an entry that was loaded or made holds what `build` gives."""
+    tensors, record = entry
+    assert record == RECORD and tensors.keys() == TENSORS.keys()
+    assert all(torch.equal(tensors[name], TENSORS[name]) for name in TENSORS)
+
+
+def place(root, **spec):
+    return Store(root).path("things", spec)
+
+
+def files(root):
+    """Return the files of a store but for its locks, which stay."""
+    return sorted(
+        str(path.relative_to(root))
+        for path in Path(root).rglob("*")
+        if path.is_file() and path.suffix != ".lock"
+    )
+
+
+@pytest.fixture
+def made(tmp_path):
+    """The path of an entry."""
+    path = place(tmp_path)
+    check(Store(tmp_path).make(path, build))
+    return path
+
+
+# --- made once --------------------------------------------------------------------------------
+
+
+def test_an_entry_is_built_once_and_then_read(tmp_path, made):
+    check(Store(tmp_path).make(made, refuse))
+    check(Store(tmp_path).load(made))
+    assert files(tmp_path) == [f"things/{made.name}/{name}" for name in store_files()]
+
+
+def store_files():
+    return ["entry.json", "tensors.safetensors"]
+
+
+def test_an_entry_may_be_read_by_whom_the_umask_allows(tmp_path):
+    before = os.umask(0o027)
+    try:
+        path = place(tmp_path)
+        Store(tmp_path).make(path, build)
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o750
+    assert {file.stat().st_mode & 0o777 for file in path.iterdir()} == {0o640}
+
+
+def test_views_and_empty_tensors_are_stored(tmp_path):
+    given = {"view": torch.arange(12.0).view(3, 4).T[1:], "none": torch.zeros(0, 5)}
+    tensors, record = Store(tmp_path).make(place(tmp_path), lambda _: (given, {}))
+    assert record == {} and all(torch.equal(tensors[name], given[name]) for name in given)
+
+
+def test_a_folder_without_its_entry_file_is_made_again(tmp_path, made):
+    (made / "entry.json").unlink()  # as Snakemake does with the output of a rule that failed
+    check(Store(tmp_path).make(made, build))
+    assert files(tmp_path) == [f"things/{made.name}/{name}" for name in store_files()]
+
+
+def test_an_empty_folder_at_its_place_does_not_matter(tmp_path):
+    path = place(tmp_path)
+    path.mkdir(parents=True)  # as Snakemake makes it before it runs a rule
+    check(Store(tmp_path).make(path, build))
+
+
+def test_checkpoints_last_until_the_entry_is_finished(tmp_path):
+    path, folders = place(tmp_path), []
+
+    def interrupted(unfinished):
+        folders.append(unfinished)
+        (unfinished / "checkpoint").write_text("half way")
+        raise KeyboardInterrupt
+
+    def resumed(unfinished):
+        assert unfinished == folders[0]
+        assert (unfinished / "checkpoint").read_text() == "half way"
+        return build(unfinished)
+
+    with pytest.raises(KeyboardInterrupt):
+        Store(tmp_path).make(path, interrupted)
+    assert not path.exists()
+    check(Store(tmp_path).make(path, resumed))
+    assert not folders[0].exists()
+
+
+def test_an_error_of_the_builder_is_not_blamed_on_the_store(tmp_path):
+    def fail(_unfinished):
+        raise PermissionError(errno.EACCES, "not for you", "/elsewhere")
+
+    with pytest.raises(PermissionError, match="/elsewhere"):
+        Store(tmp_path).make(place(tmp_path), fail)
+    check(Store(tmp_path).make(place(tmp_path), build))  # the lock is free again
+
+
+# --- several processes ------------------------------------------------------------------------
+#
+# Each child starts from a clean process that has imported what it needs; functions that a child
+# runs stand at the top of this file's namespace, where it finds them.
+
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(["kclib.store", "pytest"])
+
+
+def start(function, *given):
+    process = processes.Process(target=function, args=given)
+    process.start()
+    return process
+
+
+def make_slowly(root, log, barrier):
+    def build_slowly(_unfinished):
+        with open(log, "a") as file:
+            file.write("built\n")
+        time.sleep(0.5)
+        return TENSORS, RECORD
+
+    barrier.wait(60)
+    check(Store(root).make(place(root), build_slowly))
+
+
+def test_processes_that_want_the_same_entry_make_it_once(tmp_path):
+    log, barrier = tmp_path / "log", processes.Barrier(3)
+    started = [start(make_slowly, tmp_path / "store", log, barrier) for _ in range(3)]
+    for process in started:
+        process.join(60)
+        assert process.exitcode == 0
+    assert log.read_text() == "built\n"
+
+
+def make_until_killed(root, moment):
+    """Make an entry; SIGKILL this process at its k-th use of a file or folder of the store."""
+    left = moment
+
+    def count(event, given):
+        nonlocal left
+        if event.split(".")[0] in ("open", "os", "shutil") and str(root) in str(given[:2]):
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(count)
+    Store(root).make(place(root), build)
+
+
+def test_a_kill_at_any_step_leaves_all_or_nothing(tmp_path):
+    outcomes = []
+    for moment in range(1, 100):
+        root = tmp_path / str(moment)
+        path = place(root)
+        process = start(make_until_killed, root, moment)
+        process.join(60)
+        if process.exitcode == 0:
+            break
+        assert process.exitcode == -signal.SIGKILL
+        finished = (path / "entry.json").exists()
+        outcomes.append(finished)
+        check(Store(root).make(path, refuse if finished else build))
+        if not finished:  # then the next run has cleared away what was left
+            assert files(root) == [f"things/{path.name}/{name}" for name in store_files()]
+    assert outcomes.index(True) >= 8 and outcomes == sorted(outcomes)
+    assert process.exitcode == 0 and len(outcomes) < 99
+
+
+def big(number):
+    return torch.full((200_000,), float(number))
+
+
+def make_many(root, ready):
+    for number in range(1000):
+        Store(root).make(place(root, number=number), lambda _, n=number: ({"x": big(n)}, {"n": n}))
+        ready.set()
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_kill_at_a_random_moment_leaves_only_whole_entries(tmp_path, seed):
+    ready = processes.Event()
+    process = start(make_many, tmp_path, ready)
+    assert ready.wait(60)
+    time.sleep(random.Random(seed).uniform(0, 0.15))
+    process.kill()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    entries = [path for path in (tmp_path / "things").iterdir() if path.is_dir()]
+    for path in entries:
+        tensors, record = Store(tmp_path).load(path)
+        assert torch.equal(tensors["x"], big(record["n"]))
+    number = len(entries)  # the one at which it was killed
+    path = place(tmp_path, number=number)
+    assert path not in entries
+    Store(tmp_path).make(path, lambda _: ({"x": big(number)}, {"n": number}))
+    assert len(files(tmp_path)) == 2 * (number + 1)
+
+
+# --- damage -----------------------------------------------------------------------------------
+
+
+def damage(path):
+    """Return the message with which a damaged entry is refused."""
+    root = path.parent.parent
+    messages = []
+    for read in (lambda: Store(root).load(path), lambda: Store(root).make(path, refuse)):
+        with pytest.raises(StoreError) as caught:
+            read()
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
+    assert str(path) in messages[0] and "delete that folder" in messages[0]
+    return messages[0]
+
+
+@pytest.mark.parametrize("name", ["entry.json", "tensors.safetensors"])
+def test_a_truncated_file_is_noticed_at_any_length(made, name):
+    content = (made / name).read_bytes()
+    for length in {*range(0, len(content), 17), len(content) - 1}:
+        (made / name).write_bytes(content[:length])
+        damage(made)
+    (made / name).write_bytes(content)
+    check(Store(made.parent.parent).load(made))
+
+
+def test_the_message_of_a_truncated_file_has_its_size_and_the_right_one(made):
+    content = (made / "tensors.safetensors").read_bytes()
+    (made / "tensors.safetensors").write_bytes(content[:-5])
+    assert f"{len(content) - 5:,} bytes, {len(content):,} were written" in damage(made)
+
+
+def test_a_changed_byte_is_noticed(made):
+    content = bytearray((made / "tensors.safetensors").read_bytes())
+    content[-1] ^= 1
+    (made / "tensors.safetensors").write_bytes(content)
+    damage(made)
+
+
+def test_missing_tensors_are_noticed(made):
+    (made / "tensors.safetensors").unlink()
+    assert "No such file" in damage(made)
+
+
+@pytest.mark.parametrize("text", ["null", "[]", "{}", '{"sha256": 3}', "3"])
+def test_another_json_is_no_entry(made, text):
+    (made / "entry.json").write_text(text)
+    damage(made)
+
+
+def test_what_is_deleted_as_the_message_says_is_made_again(made):
+    (made / "tensors.safetensors").write_bytes(b"")
+    damage(made)
+    for file in made.iterdir():
+        file.unlink()
+    made.rmdir()
+    check(Store(made.parent.parent).make(made, build))
+
+
+# --- no pickle --------------------------------------------------------------------------------
+
+
+def test_nothing_is_pickled(tmp_path, monkeypatch):
+    def pickled(*_, **__):
+        raise AssertionError("pickle was used")
+
+    for name in ("dump", "dumps", "load", "loads", "Pickler", "Unpickler"):
+        monkeypatch.setattr(pickle, name, pickled)
+    monkeypatch.setattr(torch, "save", pickled)
+    monkeypatch.setattr(torch, "load", pickled)
+    path = place(tmp_path)
+    check(Store(tmp_path).make(path, build))
+    check(Store(tmp_path).load(path))
+
+
+class Payload:
+    """Unpickling it makes a folder."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def test_a_pickle_in_the_place_of_tensors_is_not_read(made, tmp_path):
+    trap = tmp_path / "trap"
+    content = pickle.dumps(Payload(str(trap)))
+    (made / "tensors.safetensors").write_bytes(content)
+    entry = json.loads((made / "entry.json").read_text())
+    entry |= {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    (made / "entry.json").write_text(json.dumps(entry))
+    damage(made)
+    assert not trap.exists()
+
+
+# --- full disk, no permission -----------------------------------------------------------------
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """A disk that has no room for what is written."""
+
+    def fsync(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    return monkeypatch
+
+
+def test_a_full_disk_leaves_nothing_half_made(tmp_path, full_disk):
+    path = place(tmp_path)
+    with pytest.raises(StoreError) as caught:
+        Store(tmp_path).make(path, build)
+    message = str(caught.value)
+    assert str(tmp_path) in message and "the disk is full; free some space" in message
+    assert "KC_STORE" in message
+    assert files(tmp_path) == [] and not path.exists()
+    full_disk.undo()
+    check(Store(tmp_path).make(path, build))
+
+
+def test_a_full_disk_keeps_checkpoints(tmp_path, full_disk):
+    def with_checkpoint(unfinished):
+        (unfinished / "checkpoint").write_text("all but the entry")
+        return TENSORS, RECORD
+
+    path = place(tmp_path)
+    with pytest.raises(StoreError):
+        Store(tmp_path).make(path, with_checkpoint)
+    assert files(tmp_path) == [f"unfinished/things-{path.name}/checkpoint"]
+
+
+@pytest.mark.parametrize("blocked", [".", "things", "unfinished"])
+def test_a_place_where_nothing_can_be_written_is_named(tmp_path, blocked):
+    root = tmp_path / "file" / "store" if blocked == "." else tmp_path / "store"
+    obstacle = tmp_path / "file" if blocked == "." else root / blocked
+    obstacle.parent.mkdir(exist_ok=True)
+    obstacle.write_text("not a folder")  # refuses everyone, also the administrator
+    with pytest.raises(StoreError) as caught:
+        Store(root).make(place(root), refuse)
+    message = str(caught.value)
+    assert str(root) in message and "writing is not allowed there" in message
+    assert "change the permission" in message and "KC_STORE" in message
+    assert files(tmp_path) == [str(obstacle.relative_to(tmp_path))]
+
+
+def test_other_errors_are_not_called_a_full_disk(tmp_path, monkeypatch):
+    def fsync(_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match="Input/output error"):
+        Store(tmp_path).make(place(tmp_path), build)
+    assert files(tmp_path) == []
+
+
+def test_a_file_is_replaced_whole(tmp_path):
+    path = tmp_path / "folder" / "result.json"
+    for content in (b"old", b"the new one"):
+        replace_file(path, content)
+        assert path.read_bytes() == content
+    assert files(tmp_path) == ["folder/result.json"]
+
+
+def test_a_full_disk_keeps_the_old_file(tmp_path, full_disk):
+    path = tmp_path / "result.json"
+    path.write_bytes(b"old")
+    with pytest.raises(StoreError, match="the disk is full.*finished before is kept"):
+        replace_file(path, b"the new one")
+    assert path.read_bytes() == b"old" and files(tmp_path) == ["result.json"]
+
+
+def test_an_error_while_a_file_is_written_keeps_the_old_one(tmp_path):
+    path = tmp_path / "result.json"
+    path.write_bytes(b"old")
+    with pytest.raises(ZeroDivisionError), whole_file(path) as file:
+        file.write(b"the n")
+        file.write(bytes(1 // 0))
+    assert path.read_bytes() == b"old" and files(tmp_path) == ["result.json"]
+
+
+# --- keys -------------------------------------------------------------------------------------
+
+
+def test_a_key_depends_on_all_of_the_specification(tmp_path):
+    keys = Store(tmp_path).path
+    one = keys("things", {"seed": 0, "size": 32})
+    assert keys("things", {"size": 32, "seed": 0}) == one
+    assert keys("things", json.loads(json.dumps({"seed": 0, "size": 32}))) == one
+    others = [
+        keys("others", {"seed": 0, "size": 32}),
+        keys("things", {"seed": 1, "size": 32}),
+        keys("things", {"seed": 0}),
+        keys("things", {"seed": 0, "size": 32}, ("errors",)),
+    ]
+    assert len({one, *others}) == 5
+    assert others[0].name == one.name and others[0].parent.name == "others"
+
+
+SOURCES = {
+    "__init__": "from .solver import solve\n",
+    "errors": "class Error(Exception):\n    pass\n",
+    "measures": "def variance(x):\n    return x.var()\n",
+    "plots": "def draw():\n    pass\n",
+    "solver": (
+        '"""Solve."""\n'
+        "from .errors import Error\n"
+        "from .measures import variance\n\n\n"
+        "class Solver:\n"
+        '    """A solver."""\n\n'
+        "    rate = 0.1\n\n\n"
+        "def solve(x, order=2):\n"
+        '    """Solve it."""\n'
+        '    name = "joint"\n'
+        "    return variance(x) * order, name\n"
+    ),
+}
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package like kclib in which sources can be changed; returns the digest of a module."""
+    monkeypatch.setattr(store, "_PACKAGE", tmp_path)
+
+    def digest(module="solver", **changes):
+        for name, source in (SOURCES | changes).items():
+            (tmp_path / f"{name}.py").write_text(source)
+        forget()
+        return code_digest(module)
+
+    def forget():
+        code_digest.cache_clear()
+        imported_modules.cache_clear()
+
+    yield digest
+    forget()
+
+
+def changed(old, new, name="solver"):
+    assert SOURCES[name].count(old) == 1
+    return {name: SOURCES[name].replace(old, new)}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        changed('"""Solve."""', '"""Solve anything.\n\nAt length.\n"""'),
+        changed('"""A solver."""', '"""The solver."""'),
+        changed('"""Solve it."""', '"""Do."""'),
+        changed("    rate = 0.1", "    # Found by trying.\n    rate = 0.1  # a second"),
+        changed("solve(x, order=2):", "solve(\n    x,\n    order=2,\n):"),
+        changed('"joint"', "'joint'"),
+        changed("variance(x) * order, name", "(variance(x) * order), name"),
+        changed("pass", "raise SystemExit", "plots"),  # not imported
+        changed("pass", "code = 3", "errors"),  # cannot change a number
+    ],
+    ids=str,
+)
+def test_the_digest_does_not_see_what_does_not_run(package, changes):
+    assert package() == package(**changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        changed("0.1", "0.2"),
+        changed("order=2", "order=3"),
+        changed('"joint"', '"Joint"'),
+        changed("variance(x) *", "variance(x) +"),
+        changed("    rate = 0.1\n", ""),
+        changed("x.var()", "x.var(0)", "measures"),
+        changed("from .errors import Error\n", "from .errors import Error\nfrom . import plots\n"),
+    ],
+    ids=str,
+)
+def test_the_digest_sees_what_runs(package, changes):
+    assert package() != package(**changes)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from .measures import variance",
+        "from . import measures",
+        "from . import plots, measures as m",
+        "from kclib import measures",
+        "from kclib.measures import variance",
+        "import kclib.measures",
+        "import numpy, kclib.measures as m",
+        "def f():\n    from .measures import variance",
+        "from .solver import solve",  # which imports it
+        "from kclib import solve",  # which the package takes from there
+        "import kclib",
+    ],
+)
+def test_every_way_to_import_counts(package, line):
+    fresh = {"notebook": line + "\n"}
+    before = package("notebook", **fresh)
+    assert package("notebook", **fresh, **changed("x.var()", "2 * x.var()", "measures")) != before
+    assert package("notebook", **fresh, **changed("pass", "raise SystemExit", "errors")) == before
+
+
+def test_modules_may_import_each_other(package):
+    circle = {"measures": "from .solver import solve\n" + SOURCES["measures"]}
+    assert package(**circle) != package()
+    assert imported_modules("solver") == {"solver", "measures"}
+
+
+def test_other_packages_are_no_modules_of_ours(package):
+    package()
+    assert (
+        direct_imports("import numpy\nfrom torch import solver\nfrom os.path import join") == set()
+    )
+
+
+def test_a_change_of_the_code_makes_another_entry(package, tmp_path):
+    package()
+    before = Store(tmp_path).path("fits", {}, ("solver",))
+    package(**changed("0.1", "0.2"))
+    assert Store(tmp_path).path("fits", {}, ("solver",)) != before
+    package()
+    assert Store(tmp_path).path("fits", {}, ("solver",)) == before
