@@ -92,11 +92,10 @@ def test_full_width_splits_at_a_tap(architecture, tap):
 def test_names_of_layers_are_those_of_the_full_network(architecture):
     with torch.device("meta"):
         full = STOCK[architecture]()
-    for stride in STEM_STRIDES[architecture]:
-        for width in (0.03, 0.11):
-            network = narrow(architecture, width=width, stem_stride=stride)
-            assert list(network.state_dict()) == list(full.state_dict())
-            assert taps(network) == taps(full)
+    for stride, width in zip(STEM_STRIDES[architecture], (0.11, 0.03, 0.06), strict=False):
+        network = narrow(architecture, width=width, stem_stride=stride)
+        assert list(network.state_dict()) == list(full.state_dict())
+        assert taps(network) == taps(full)
 
 
 @every_stem
