@@ -16,7 +16,7 @@ _MEANING = {
 
 
 def collect(folders: list[Path]) -> dict[str, dict[str, Result]]:
-    """Return the results in folders, by profile and artefact; a later folder replaces an earlier."""
+    """Return results by profile and artefact; those of a later folder replace an earlier one's."""
     found: dict[str, dict[str, Result]] = {}
     for folder in folders:
         for path in sorted(folder.glob("*.json")):

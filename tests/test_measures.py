@@ -1,0 +1,191 @@
+"""Variances, shares and intervals against direct definitions and known cases."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kclib.measures import (
+    Evaluation,
+    Moments,
+    bootstrap_weights,
+    neighbour_products,
+    quantiles,
+    ratio_interval,
+    variance,
+)
+
+
+def normal(*shape, seed=0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def direct(feature: torch.Tensor) -> float:
+    """Return Var as the paper defines it: centre each channel, average all squares."""
+    wide = feature.double()
+    return float((wide - wide.mean((0, 2, 3), keepdim=True)).square().mean())
+
+
+def split(count: int, *, noise: float = 0.5, seed: int = 0) -> Evaluation:
+    """Return an evaluation of independent parts with shares that are known."""
+    parts = [normal(count, 4, 3, 3, seed=seed), 0.5 * normal(count, 4, 3, 3, seed=seed + 1)]
+    rest = noise * normal(count, 4, 3, 3, seed=seed + 2)
+    target = sum(parts) + rest
+    return Evaluation(Moments.of(target), [Moments.of(p) for p in parts], Moments.of(rest))
+
+
+sizes = st.tuples(st.integers(1, 8), st.integers(1, 5), st.integers(1, 4), st.integers(1, 4))
+
+
+@settings(max_examples=50, deadline=None)
+@given(sizes, st.integers(0, 1000), st.floats(-3, 3), st.floats(-100, 100))
+def test_variance_is_the_direct_one(shape, seed, exponent, offset):
+    feature = 10**exponent * normal(*shape, seed=seed) + offset
+    scale = float(feature.double().square().mean())  # of what cancels
+    assert variance(feature) == pytest.approx(direct(feature), rel=1e-9, abs=1e-12 * scale)
+
+
+def test_each_channel_s_mean_is_removed_and_no_other():
+    feature = normal(20, 3, 4, 4)
+    by_channel = torch.tensor([5.0, -3.0, 100.0]).view(1, 3, 1, 1)
+    by_image = torch.linspace(-2, 2, 20).view(20, 1, 1, 1)
+    assert variance(feature + by_channel) == pytest.approx(variance(feature), rel=1e-5)
+    assert variance(feature + by_image) > variance(feature) + 1
+    assert variance(3 * feature) == pytest.approx(9 * variance(feature))
+
+
+@settings(max_examples=30, deadline=None)
+@given(sizes, st.integers(1, 8))
+def test_moments_joined_are_those_of_the_whole(shape, batch):
+    feature = normal(*shape)
+    whole = Moments.of(feature)
+    joined = Moments.joined([Moments.of(part) for part in feature.split(batch)])
+    assert joined.mean.shape == shape[:2] and joined.square.shape == shape[:1]
+    assert torch.equal(joined.mean, whole.mean) and torch.equal(joined.square, whole.square)
+    assert joined.mean.dtype == joined.square.dtype == torch.float64
+
+
+def test_weights_stand_for_images_that_are_drawn_again():
+    feature = normal(5, 3, 4, 4)
+    drawn = [0, 0, 3, 4, 3]
+    weights = torch.bincount(torch.tensor(drawn), minlength=5).double() / 5
+    found = Moments.of(feature).variance(weights[None])
+    assert found.shape == (1,)
+    assert float(found) == pytest.approx(direct(feature[drawn]))
+
+
+def test_shares_are_ratios_of_variances():
+    evaluation = split(400)
+    # Variances 1, 1/4 and 1/4 of 3/2.
+    assert evaluation.explained == pytest.approx([2 / 3, 1 / 6], rel=0.05)
+    assert evaluation.residual == pytest.approx(1 / 6, rel=0.05)
+    assert sum(evaluation.explained) + evaluation.residual == pytest.approx(1, abs=0.02)
+
+
+def test_tensors_round_trip():
+    evaluation = split(30)
+    tensors = evaluation.tensors()
+    assert all(isinstance(tensor, torch.Tensor) for tensor in tensors.values())
+    again = Evaluation.from_tensors(tensors)
+    assert again.explained == evaluation.explained and again.residual == evaluation.residual
+    assert again.intervals(resamples=50) == evaluation.intervals(resamples=50)
+
+
+@pytest.mark.parametrize("orders", range(1, 7))
+def test_round_trip_keeps_the_orders_in_their_order(orders):
+    parts = [Moments.of((k + 1) * normal(6, 2, 3, 3, seed=k)) for k in range(orders)]
+    evaluation = Evaluation(Moments.of(normal(6, 2, 3, 3)), parts, parts[0])
+    again = Evaluation.from_tensors(dict(sorted(evaluation.tensors().items(), reverse=True)))
+    assert again.explained == evaluation.explained and len(again.explained) == orders
+
+
+# Intervals
+
+
+def test_intervals_are_reproducible_and_depend_on_the_seed():
+    evaluation = split(50)
+    first = evaluation.intervals(resamples=200, seed=1)
+    assert first == evaluation.intervals(resamples=200, seed=1)
+    assert first != evaluation.intervals(resamples=200, seed=2)
+    assert len(first) == 3  # orders 0 and 1, and the rest
+
+
+def test_intervals_contain_the_value_and_nest():
+    evaluation = split(100)
+    wide, narrow = (evaluation.intervals(resamples=500, level=p) for p in (0.99, 0.5))
+    values = [*evaluation.explained, evaluation.residual]
+    for value, (low, high), (inner_low, inner_high) in zip(values, wide, narrow, strict=True):
+        assert low < value < high
+        assert low <= inner_low < inner_high <= high
+
+
+def test_intervals_shrink_with_the_square_root_of_the_images():
+    few, many = (split(count).intervals(resamples=400)[-1] for count in (50, 800))
+    assert (few[1] - few[0]) / (many[1] - many[0]) == pytest.approx(4, rel=0.35)
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say():
+    """The true residual is 1/6; 95 % intervals of 100 independent sets miss it about 5 times."""
+    missed = 0
+    for seed in range(0, 300, 3):
+        low, high = split(60, seed=seed).intervals(resamples=200, seed=seed)[-1]
+        missed += not low <= 1 / 6 <= high
+    assert missed <= 14  # 14 or fewer with a probability above 99.9 %
+
+
+def test_bootstrap_weights():
+    weights = bootstrap_weights(10, 500, seed=0)
+    assert weights.shape == (500, 10) and weights.dtype == torch.float64
+    torch.testing.assert_close(weights.sum(1), torch.ones(500, dtype=torch.float64))
+    counts = weights * 10
+    torch.testing.assert_close(counts, counts.round())
+    torch.testing.assert_close(weights.mean(0), torch.full((10,), 0.1).double(), atol=0.02, rtol=0)
+    state = torch.random.get_rng_state()
+    assert torch.equal(bootstrap_weights(10, 500, seed=0), weights)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_quantiles_are_the_central_interval():
+    values = torch.arange(101).double()[torch.randperm(101)]
+    assert quantiles(values, 0.9) == pytest.approx((5, 95))
+
+
+# Shape or noise
+
+
+def correlation(feature: torch.Tensor) -> float:
+    products, squares = neighbour_products(feature)
+    assert products.shape == squares.shape == (len(feature),)
+    return float(products.sum() / squares.sum())
+
+
+def test_noise_has_neighbours_that_do_not_agree():
+    assert correlation(normal(100, 4, 8, 8)) == pytest.approx(0, abs=0.02)
+
+
+def test_shapes_have_neighbours_that_agree():
+    ramp = torch.linspace(-1, 1, 40).view(1, 1, 1, -1).expand(20, 3, 40, 40)
+    assert correlation(ramp + 5) == pytest.approx(1, abs=0.02)
+
+
+def test_a_checkerboard_has_neighbours_that_disagree():
+    index = torch.arange(8)
+    board = (-1.0) ** (index[:, None] + index)
+    assert correlation(board.expand(10, 2, 8, 8)) == pytest.approx(-1)
+
+
+def test_mixed_shape_and_noise_lie_between():
+    """A shape and noise of equal variance: the correlation is the mean of theirs."""
+    ramp = torch.linspace(-1, 1, 40).view(1, 1, 1, -1).expand(50, 3, 40, 40)
+    mixed = ramp / ramp.std() + normal(50, 3, 40, 40)
+    assert correlation(mixed) == pytest.approx(0.5, abs=0.03)
+
+
+def test_ratio_interval():
+    numerator, denominator = normal(200).double() * 0.1 + 1, normal(200, seed=1).double() * 0.1 + 2
+    ratio, low, high = ratio_interval(numerator, denominator, resamples=400, seed=3)
+    assert ratio == pytest.approx(float(numerator.sum() / denominator.sum()))
+    assert low < ratio < high and high - low < 0.03
+    assert (ratio, low, high) == ratio_interval(numerator, denominator, resamples=400, seed=3)
+    # A ratio that every image shares has no uncertainty.
+    assert ratio_interval(3 * denominator, denominator) == pytest.approx((3, 3, 3))
