@@ -145,14 +145,17 @@ def neighbour_products(feature: torch.Tensor) -> tuple[torch.Tensor, torch.Tenso
     Returns
     -------
     products, squares : torch.Tensor
-        float64, shape (N,): the mean product of neighbours and the mean square, each after the
-        removal of every channel's mean over all images and positions.
+        float64, shape (N,): the mean product of neighbours and the mean square of the same
+        neighbours, each after the removal of every channel's mean over all images and positions.
     """
     wide = feature.double()
     wide = wide - wide.mean((0, 2, 3), keepdim=True)
-    beside = (wide[..., :, 1:] * wide[..., :, :-1]).mean((1, 2, 3))
-    below = (wide[..., 1:, :] * wide[..., :-1, :]).mean((1, 2, 3))
-    return (beside + below) / 2, wide.square().mean((1, 2, 3))
+    beside = wide[..., :, 1:], wide[..., :, :-1]
+    below = wide[..., 1:, :], wide[..., :-1, :]
+    axes = (1, 2, 3)
+    products = [(one * other).mean(axes) for one, other in (beside, below)]
+    squares = [part.square().mean(axes) for part in (*beside, *below)]
+    return sum(products) / 2, sum(squares) / 4
 
 
 def ratio_interval(
