@@ -128,7 +128,7 @@ def diagram(disentangler: Disentangler) -> Figure:
             box(
                 x + 1.15,
                 0,
-                f"$N_{k}$, ReLU\n× $p_{k}$ = {float(disentangler.p[k - 1]):.2f}",
+                f"$N_{k}$, ReLU\n× $p_{k}$ = {float(disentangler.p[k - 1].detach()):.2f}",
                 "#FBE3B5",
             )
             arrow((x + 1.6, 0), (x + 1.7, 0))

@@ -31,6 +31,7 @@ def images(data: Data, split: str, size: int, progress=None) -> ImageSet:
 
 def key(data: Data, split: str, size: int) -> dict:
     """Return what identifies those images in the store, without making or reading them."""
+    choose("split", split, SPLITS)
     content = {"name": data.name, "split": split, "size": size, "count": getattr(data, split)}
     if data.name == "creatures":
         return content | {"classes": data.classes, "code": code_digest("creatures")}

@@ -119,8 +119,24 @@ def default_store() -> Store:
 
 
 def default_device() -> str:
-    """Return the device that ``KC_DEVICE`` names, or a GPU if there is one, else the processor."""
-    return os.environ.get("KC_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+    """Return the device that ``KC_DEVICE`` names, or a GPU if there is one, else the processor.
+
+    Raises
+    ------
+    InputError
+        If there is no such device.
+    """
+    named = os.environ.get("KC_DEVICE")
+    if not named:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=named)
+    except (RuntimeError, AssertionError):
+        raise InputError(
+            f"KC_DEVICE names the device {named!r}, which this machine or this build of torch does "
+            'not have; name another, such as "cpu" or "cuda:0".'
+        ) from None
+    return named
 
 
 class Study:

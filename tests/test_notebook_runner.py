@@ -1,5 +1,7 @@
 """Running a notebook from the command line: refusals, and one run from end to end."""
 
+import csv
+import importlib.util
 import json
 import os
 import subprocess
@@ -7,58 +9,263 @@ import sys
 from pathlib import Path
 
 import nbformat
+import papermill
 import pytest
 
+from kclib.errors import InputError
+
 ROOT = Path(__file__).parent.parent
+specification = importlib.util.spec_from_file_location("run", ROOT / "notebooks" / "run.py")
+run = importlib.util.module_from_spec(specification)
+specification.loader.exec_module(run)
 
 
-def run(tmp_path, *words):
-    environment = os.environ | {
-        "KC_STORE": str(tmp_path / "store"),
-        "KC_RESULTS": str(tmp_path / "results"),
+def environment(folder: Path) -> dict[str, str]:
+    """Return variables that keep all that a run writes in one folder."""
+    return {
+        "KC_STORE": str(folder / "store"),
+        "KC_RESULTS": str(folder / "results"),
         "KC_PROGRESS": os.devnull,
+        "KC_DEVICE": "cpu",
     }
-    return subprocess.run(
-        [sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, text=True
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch, tmp_path):
+    """Keep variables that `run` sets, and what it writes, inside the test."""
+    for name, value in environment(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("KC_DATA", str(tmp_path))
+    monkeypatch.setenv("KC_PROFILE", "smoke")
+
+
+def call(monkeypatch, *words) -> int:
+    """Run the command in this process."""
+    monkeypatch.setattr(sys, "argv", ["run.py", *map(str, words)])
+    return run.main()
+
+
+@pytest.fixture
+def kernels(monkeypatch):
+    """The calls that would have started a kernel."""
+    started = []
+    monkeypatch.setattr(papermill, "execute_notebook", lambda *words, **_: started.append(words))
+    return started
+
+
+BAD = {
+    "notebook": (["table1_instabilty"], "Did you mean 'table1_instability'"),
+    "parameter": (["table1_instability", "-p", "sed", "3"], "Did you mean 'seed'"),
+    "another's parameter": (
+        ["table1_instability", "-p", "channels", "3"],
+        "no parameter of table1_instability 'channels'",
+    ),
+    "range": (["table1_instability", "-p", "order", "-1"], "the parameter order is '-1'; allowed"),
+    "fraction": (["table1_instability", "-p", "order", "2.5"], "whole numbers from 0 to 5"),
+    "seed": (["fig2_disentangler", "-p", "seed", "-1"], "from 0 to 1000000"),
+    "resamples": (["table2_orders", "-p", "resamples", "3"], "from 20"),
+    "word": (["table1_instability", "-p", "norm", "imge"], "Did you mean 'image'"),
+    "profile": (["table1_instability", "--profile", "quik"], "Did you mean 'quick'"),
+    "second of two": (
+        ["table1_instability", "-p", "seed", "3", "-p", "order", "9"],
+        "the parameter order is '9'",
+    ),
+}
+
+
+@pytest.mark.parametrize(("words", "message"), BAD.values(), ids=BAD)
+def test_bad_input_is_refused_before_a_kernel_starts(
+    monkeypatch, tmp_path, capsys, kernels, words, message
+):
+    assert call(monkeypatch, *words, "--output", tmp_path / "new" / "out.ipynb") == 2
+    error = capsys.readouterr().err
+    assert message in error and error.startswith("error: ") and len(error.splitlines()) == 1
+    assert not kernels and list(tmp_path.iterdir()) == []
+
+
+def test_a_refusal_in_a_terminal_is_one_line_and_exit_status_2(tmp_path):
+    words = ["notebooks/run.py", "table1_instability", "-p", "ordre", "1"]
+    done = subprocess.run(
+        [sys.executable, *words, "--output", str(tmp_path / "out.ipynb")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["table1_instabilty"], "Did you mean 'table1_instability'"),
-        (["table1_instability", "-p", "sed", "3"], "Did you mean 'seed'"),
-        (["table1_instability", "-p", "channels", "3"], "parameter of table1_instability"),
-        (["table1_instability", "-p", "order", "-1"], "from 0 to 5"),
-        (["table1_instability", "--profile", "quik"], "Did you mean 'quick'"),
-    ],
-)
-def test_bad_input_is_refused_before_anything_runs(tmp_path, words, message):
-    done = run(tmp_path, "notebooks/run.py", *words, "--output", str(tmp_path / "out.ipynb"))
-    assert done.returncode == 2
-    assert message in done.stderr
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: there is no parameter of table1_instability 'ordre'.")
     assert len(done.stderr.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_network_that_is_none_is_refused(tmp_path):
-    done = run(tmp_path, "-m", "kclib", "network", "--profile", "smoke", "vgg16")
-    assert done.returncode == 2
-    assert "NAME_PART_SEED" in done.stderr and "Traceback" not in done.stderr
+def test_a_notebook_is_refreshed_in_place_with_its_own_parameters_only(
+    monkeypatch, capsys, kernels
+):
+    assert call(monkeypatch, "table1_instability", "-p", "order", "1") == 2
+    assert "order cannot be given without --output" in capsys.readouterr().err
+    assert not kernels
+    given = {"profile": "quick"}
+    assert run.in_place("table1_instability", given) == (
+        ROOT / "notebooks" / "table1_instability.ipynb"
+    )
+    assert given == {} and os.environ["KC_PROFILE"] == "quick"
 
 
-def test_a_notebook_runs_alone_with_own_parameters(tmp_path):
-    output = tmp_path / "fig2.ipynb"
+# A notebook that takes no time
+
+
+@pytest.fixture
+def small(monkeypatch, tmp_path):
+    """Return a function that makes the only notebook there is, from the code of its last cell."""
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    monkeypatch.setattr(run, "FOLDER", folder)
+
+    def write(code: str) -> Path:
+        notebook = nbformat.v4.new_notebook(
+            cells=[
+                nbformat.v4.new_markdown_cell("# A title\n\nand text"),
+                nbformat.v4.new_code_cell("seed = 0", metadata={"tags": ["parameters"]}),
+                nbformat.v4.new_code_cell(code),
+            ],
+            metadata={"kernelspec": {"name": "python3", "display_name": "x", "language": "python"}},
+        )
+        nbformat.write(notebook, folder / "small.ipynb")
+        return folder / "small.ipynb"
+
+    return write
+
+
+def test_what_a_notebook_refuses_is_one_line_and_nothing_is_written(
+    small, monkeypatch, tmp_path, capsys
+):
+    small(
+        "class InputError(ValueError):\n    'As kclib has it.'\n\n"
+        "raise InputError(f'seed is {seed}; say another')"
+    )
+    output = tmp_path / "out.ipynb"
+    assert call(monkeypatch, "small", "-p", "seed", "4", "--output", output) == 2
+    assert capsys.readouterr().err == "error: seed is 4; say another\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["notebooks"]
+
+
+def test_a_mistake_in_a_notebook_shows_its_traceback_and_keeps_the_old_output(
+    small, monkeypatch, tmp_path
+):
+    small("1 / 0")
+    output = tmp_path / "out.ipynb"
+    output.write_text("old")
+    with pytest.raises(papermill.PapermillExecutionError, match="ZeroDivisionError"):
+        call(monkeypatch, "small", "--output", output)
+    assert output.read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notebooks", "out.ipynb"]
+
+
+def test_folders_named_relatively_are_those_of_the_caller(small, monkeypatch, tmp_path):
+    """The kernel works in the folder of notebooks, not where the command was given."""
+    names = ("KC_STORE", "KC_RESULTS", "KC_DATA")
+    monkeypatch.chdir(tmp_path)
+    for name in names:
+        monkeypatch.setenv(name, f"mine/{name}")
+    small(f"import os\nprint(*(os.environ[name] for name in {names}))")
+    assert call(monkeypatch, "small", "--output", "out.ipynb") == 0
+    printed = nbformat.read(tmp_path / "out.ipynb", 4).cells[-1].outputs[0].text.split()
+    assert printed == [str(tmp_path / "mine" / name) for name in names]
+
+
+def test_refreshing_in_place_changes_outputs_only(small, monkeypatch):
+    path = small("print('done')")
+    before = nbformat.read(path, 4)
+    assert call(monkeypatch, "small", "--profile", "smoke") == 2  # it has no such parameter
+    assert call(monkeypatch, "small") == 0
+    first = path.read_text()
+    after = nbformat.read(path, 4)
+    assert [cell.source for cell in after.cells] == [cell.source for cell in before.cells]
+    assert [cell.id for cell in after.cells] == [cell.id for cell in before.cells]
+    assert [cell.metadata for cell in after.cells] == [cell.metadata for cell in before.cells]
+    assert after.cells[-1].outputs[0].text == "done\n"
+    assert call(monkeypatch, "small") == 0
+    assert path.read_text() == first
+    # Lines of text are lines of the file, so that a difference shows which changed.
+    assert '"# A title\\n",\n' in first and first.endswith("}\n")
+
+
+def test_unfinished_runs_are_no_notebooks(small):
+    path = small("print()")
+    path.with_name(".123-small.ipynb").write_text("{}")
+    assert run.names() == ["small"]
+
+
+# The real thing
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """One notebook, run in a new process with a parameter that is not the default."""
+    folder = tmp_path_factory.mktemp("run")
     words = ["notebooks/run.py", "fig2_disentangler", "--profile", "smoke", "-p", "seed", "1"]
-    done = run(tmp_path, *words, "--output", str(output))
-    assert done.returncode == 0, done.stderr
-    notebook = nbformat.read(output, as_version=4)
+    finished = subprocess.run(
+        [sys.executable, *words, "--output", str(folder / "new" / "fig2.ipynb")],
+        cwd=ROOT,
+        env=os.environ | environment(folder),
+        capture_output=True,
+        text=True,
+    )
+    assert finished.returncode == 0, finished.stderr
+    return folder
+
+
+def test_the_notebook_is_written_whole(done):
+    assert [path.name for path in (done / "new").iterdir()] == ["fig2.ipynb"]
+    notebook = nbformat.read(done / "new" / "fig2.ipynb", as_version=4)
+    nbformat.validate(notebook)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert all(cell.execution_count for cell in code)
-    assert "papermill" not in notebook.metadata
-    result = json.loads((tmp_path / "results" / "smoke" / "fig2_disentangler.json").read_text())
-    assert result["provenance"]["seeds"] == [1, 6]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    assert not any(output.output_type == "error" for cell in code for output in cell.outputs)
+    assert any("image/png" in output.get("data", {}) for cell in code for output in cell.outputs)
+
+
+def test_the_notebook_keeps_no_trace_of_papermill_or_of_time(done):
+    text = (done / "new" / "fig2.ipynb").read_text()
+    notebook = nbformat.reads(text, as_version=4)
+    assert notebook.metadata.keys() == {"kernelspec", "language_info"}
+    assert "version" not in notebook.metadata.language_info
+    for cell in notebook.cells:
+        assert not cell.metadata.keys() & {"papermill", "execution"}
+    assert "step/s" not in text  # no progress bar
+    assert str(done) not in text  # no path of this machine
+
+
+def test_the_given_parameters_stand_in_a_cell_that_the_book_leaves_out(done):
+    notebook = nbformat.read(done / "new" / "fig2.ipynb", as_version=4)
+    tags = [cell.metadata.get("tags", []) for cell in notebook.cells]
+    [place] = [k for k, tag in enumerate(tags) if "injected-parameters" in tag]
+    assert "remove-cell" in tags[place] and "parameters" in tags[place - 1]
+    assert "seed = 1" in notebook.cells[place].source
+    assert 'profile = "smoke"' in notebook.cells[place].source
+
+
+def test_the_result_is_written_with_what_it_came_from(done):
+    folder = done / "results" / "smoke"
+    result = json.loads((folder / "fig2_disentangler.json").read_text())
+    had = result["provenance"]
+    assert had["seeds"] == [1, 6]
+    assert had["parameters"]["seed"] == 1 and had["parameters"]["profile"] == "smoke"
+    assert had["networks"].keys() == {"vgg16_all_1", "vgg16_all_6"}
     exact = [row for row in result["rows"] if row["example"].startswith("sum of orders")]
     assert exact[0]["residual"] < 1e-5 and exact[1]["residual"] < 1e-13
-    shuffled = [row for row in result["rows"] if row["norm"] == "dataset"]
-    assert shuffled[0]["residual"] < 1e-6
+    [shuffled] = [row for row in result["rows"] if row["norm"] == "dataset"]
+    assert shuffled["residual"] < 1e-6
+    with open(folder / "fig2_disentangler.csv") as file:
+        assert len(list(csv.DictReader(file))) == len(result["rows"])
+
+
+def test_refusals_by_the_library_reach_the_caller(monkeypatch, tmp_path):
+    """`execute` turns what a kernel refused into the error of this process."""
+    error = papermill.PapermillExecutionError(1, 1, "", "StoreError", "the disk is full", [])
+
+    def full(*_words, **_options):
+        raise error
+
+    monkeypatch.setattr(papermill, "execute_notebook", full)
+    with pytest.raises(InputError, match="^the disk is full$"):
+        run.execute("fig2_disentangler", {}, tmp_path / "out.ipynb")

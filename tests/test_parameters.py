@@ -1,11 +1,17 @@
 """Parameters and profiles: what is unknown or out of range is refused, with what is allowed."""
 
+import json
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 
 from kclib import networks, parameters, profiles
 from kclib.errors import InputError
-from kclib.study import pair
+from kclib.training import RECIPES
+
+NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("[!.]*.ipynb"))
 
 
 @pytest.mark.parametrize(
@@ -32,6 +38,40 @@ def test_bad_parameters_are_refused(given, message):
 
 def test_text_becomes_a_number():
     assert parameters.checked({"order": "1", "penalty": "0.5"}) == {"order": 1, "penalty": 0.5}
+    assert type(parameters.checked({"order": 1.0})["order"]) is int
+
+
+@pytest.mark.parametrize("name", parameters.NUMBERS)
+def test_ranges_reach_to_their_ends_and_no_further(name):
+    kind, low, high, meaning = parameters.NUMBERS[name]
+    for value in (low, high):
+        found = parameters.checked({name: str(value)})[name]
+        assert found == value and type(found) is kind
+    for value in (low - 1, high + 1, "", None, [1], "1e999"):
+        with pytest.raises(InputError) as caught:
+            parameters.checked({name: value})
+        said = str(caught.value)
+        assert said.startswith(f"the parameter {name} is {value!r}; allowed: ")
+        assert f"from {low} to {high} ({meaning})" in said
+
+
+def test_a_bad_profile_in_the_environment_is_refused(monkeypatch):
+    monkeypatch.setenv("KC_PROFILE", "smok")
+    with pytest.raises(InputError, match="Did you mean 'smoke'"):
+        parameters.checked({"profile": None})
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_defaults_of_every_notebook_are_allowed(path):
+    cells = json.loads(path.read_text())["cells"]
+    [cell] = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+    defaults: dict = {}
+    exec("".join(cell["source"]), defaults)
+    del defaults["__builtins__"]
+    checked = parameters.checked(defaults)
+    assert {n: v for n, v in checked.items() if n != "profile"} == {
+        n: v for n, v in defaults.items() if n != "profile"
+    }
 
 
 def test_the_default_profile_comes_from_the_environment(monkeypatch):
@@ -62,12 +102,46 @@ artefacts: {}
         ("fit_epochs: 1", "fit_epochs: 0", "fit_epochs"),
         ("artefacts: {}", "artefacts: {fig: {networks: {nett: [conv4]}}}", "Did you mean 'net'"),
         ("description: a test", "description: [", "YAML"),
+        ("width: 0.5", "width: wide", "networks.net.width"),
+        ("recipe: strong", "recipe: strog", "networks.net.recipe"),
+        ("recipe: strong", "recipe: strong, epochs: 0", "networks.net.epochs"),
+        ("size: 32", "size: 31", "networks.net.size"),
+        ("size: 32, ", "", "networks.net.size"),
+        ("creatures", "cub201", "data.name"),
+        ("artefacts: {}", "artefacts: {fig: {conditions: [halfs]}}", "artefacts.fig.conditions"),
+        ("artefacts: {}", "artefacts: {fig: {}}\nfit_epoch: 3", "fit_epoch"),
     ],
 )
 def test_bad_profiles_are_refused(old, new, message):
     assert profiles.parse(_TEXT, "made-up").networks["net"].width == 0.5
     with pytest.raises(InputError, match=message):
         profiles.parse(_TEXT.replace(old, new), "made-up")
+
+
+@pytest.mark.parametrize("text", ["", "- a\n- b\n", "just words"])
+def test_a_profile_that_is_no_mapping_is_refused(text):
+    with pytest.raises(InputError, match="'made-up' is not a mapping"):
+        profiles.parse(text, "made-up")
+
+
+def test_a_profile_is_called_what_its_file_is_called():
+    assert profiles.parse(_TEXT + "name: another\n", "made-up").name == "made-up"
+    with pytest.raises(InputError, match="no profile 'quikc'.* Did you mean 'quick'"):
+        profiles.load("quikc")
+
+
+def test_a_network_changes_single_fields_of_its_recipe():
+    plain = profiles.parse(_TEXT, "made-up").networks["net"].training()
+    assert plain == RECIPES["strong"]
+    text = _TEXT.replace("recipe: strong", "recipe: strong, epochs: 3, augment: false")
+    changed = profiles.parse(text, "made-up").networks["net"].training()
+    assert changed == replace(plain, epochs=3, augment=False)
+
+
+@pytest.mark.parametrize("name", profiles.names())
+def test_every_artefact_of_every_profile_is_a_notebook(name):
+    assert profiles.load(name).name == name
+    assert profiles.load(name).artefacts.keys() == {path.stem for path in NOTEBOOKS}
 
 
 @pytest.mark.parametrize("name", profiles.names())
@@ -88,12 +162,3 @@ def test_every_tap_of_every_profile_exists(name):
                 head, _ = networks.split(built, tap)
                 with torch.no_grad():
                     assert head(torch.zeros(1, 3, size, size)).dim() == 4
-
-
-def test_pairs_differ_in_what_they_should():
-    a, b = pair("net", "initialisations", 3)
-    assert (a.part, b.part, a.seed, b.seed) == ("all", "all", 3, 8)
-    a, b = pair("net", "halves", 3)
-    assert (a.part, b.part, a.seed, b.seed) == ("first-half", "second-half", 3, 3)
-    with pytest.raises(InputError, match="Did you mean 'halves'"):
-        pair("net", "halfs", 0)

@@ -1,52 +1,26 @@
-"""Recorded results and the pages that are computed from them."""
+"""Recorded results: what is written is read again, and nothing else is."""
 
 import csv
 import json
-import subprocess
-import sys
-from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_up import a_claim, a_result
 from pydantic import ValidationError
 
 from kclib import records
 from kclib.errors import InputError
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "book"))
-import pages  # noqa: E402
-
-
-def a_result(**changes) -> records.Result:
-    provenance = {
-        "parameters": {"profile": "smoke", "seed": 0},
-        "seeds": [0, 5],
-        "data": [{"name": "creatures"}],
-        "networks": {"net_all_0": {"seconds": 1.5}},
-        "versions": records.versions(),
-        "hardware": records.hardware("cpu"),
-        "code": "0123",
-        "seconds": 2.0,
-        "peak_memory": 0.5,
-        "date": "2026-01-01",
-    }
-    claim = {
-        "id": "made-up",
-        "statement": "A | B.",
-        "where": "Table 0",
-        "test": "none",
-        "paper": "1",
-        "found": "2",
-        "verdict": "fails",
-    }
-    content = {
-        "artefact": "table0",
-        "profile": "smoke",
-        "provenance": provenance,
-        "rows": [{"tap": "conv1", "value": 0.25}, {"tap": "conv2", "value": None}],
-        "claims": [claim],
-    }
-    return records.Result.model_validate(content | changes)
+cells = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**60), 2**60),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.text(),
+)
+rows = st.lists(st.dictionaries(st.text(min_size=1), cells), min_size=1, max_size=5)
 
 
 def test_what_is_written_is_read_again(tmp_path):
@@ -58,13 +32,55 @@ def test_what_is_written_is_read_again(tmp_path):
         assert [row["value"] for row in csv.DictReader(file)] == ["0.25", ""]
 
 
+@settings(max_examples=30, deadline=None)
+@given(rows)
+def test_every_row_survives(tmp_path_factory, rows):
+    path = records.write(a_result(rows=rows), tmp_path_factory.mktemp("results"))
+    found = records.read(path).rows
+    assert found == rows
+    # Also the type of each: True is not 1, and 1.0 is not 1.
+    assert [[type(v) for v in row.values()] for row in found] == [
+        [type(v) for v in row.values()] for row in rows
+    ]
+
+
+def test_csv_has_one_column_a_name_and_one_line_a_row(tmp_path):
+    given = [{"tap": "a, b", "low": 0.1}, {"tap": 'c "d"', "high": 2e-7}, {"low": True}]
+    path = records.write(a_result(rows=given), tmp_path).with_suffix(".csv")
+    with open(path, newline="") as file:
+        reader = csv.DictReader(file)
+        found = list(reader)
+    assert reader.fieldnames == ["tap", "low", "high"]
+    assert found == [
+        {name: str(row.get(name, "")) for name in ("tap", "low", "high")} for row in given
+    ]
+
+
+def test_arrays_stand_beside_the_rows(tmp_path):
+    maps = {"target": np.arange(6, dtype=np.float32).reshape(2, 3)}
+    path = records.write(a_result(), tmp_path, maps).with_suffix(".npz")
+    with np.load(path, allow_pickle=False) as stored:
+        assert stored.files == ["target"]
+        np.testing.assert_array_equal(stored["target"], maps["target"])
+
+
+def test_writing_again_replaces(tmp_path):
+    records.write(a_result(), tmp_path)
+    path = records.write(a_result(rows=[{"value": 1}]), tmp_path)
+    assert records.read(path).rows == [{"value": 1}]
+    assert sorted(p.name for p in path.parent.iterdir()) == ["table0.csv", "table0.json"]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"rows": []}, "rows"),
         ({"rows": [{"value": float("nan")}]}, "rows"),
+        ({"rows": [{"value": float("inf")}]}, "rows"),
+        ({"rows": [{"value": [1, 2]}]}, "rows"),
         ({"unknown": 1}, "unknown"),
-        ({"profile": "quick"}, "its provenance of 'smoke'"),
+        ({"claims": [a_claim(verdict="maybe")]}, "verdict"),
+        ({"claims": [a_claim(verdickt="holds")]}, "verdickt"),
     ],
 )
 def test_invalid_results_are_refused(changes, message):
@@ -72,42 +88,99 @@ def test_invalid_results_are_refused(changes, message):
         a_result(**changes)
 
 
-def test_a_result_in_the_wrong_place_is_refused(tmp_path):
+def test_a_profile_that_its_provenance_does_not_have_is_refused():
+    provenance = a_result(profile="quick").provenance
+    with pytest.raises(ValidationError, match="of profile 'smoke' but its provenance of 'quick'"):
+        a_result(provenance=provenance)
+
+
+def changed(content: dict) -> dict[str, tuple[str, str]]:
+    """Return broken files and what the message about each has to say."""
+
+    def text(**changes) -> str:
+        return json.dumps(content | changes)
+
+    provenance = content["provenance"]
+    without_code = {k: v for k, v in provenance.items() if k != "code"}
+    return {
+        "unknown field": (text(verdict="holds"), "verdict"),
+        "unknown field within": (text(provenance=provenance | {"host": "x"}), "provenance.host"),
+        "missing field": (text(provenance=without_code), "provenance.code"),
+        "NaN": (text(rows=[{"value": float("nan")}]), "rows.0.value"),
+        "another profile": (
+            text(provenance=provenance | {"parameters": {"profile": "quick"}}),
+            "of profile 'smoke' but its provenance of 'quick'",
+        ),
+        "no profile": (text(provenance=provenance | {"parameters": {}}), "provenance of None"),
+        "negative time": (text(provenance=provenance | {"seconds": -1}), "provenance.seconds"),
+        "cut short": (text()[:100], "Invalid JSON"),
+        "empty": ("", "Invalid JSON"),
+        "no mapping": ("[]", "file:"),
+    }
+
+
+BROKEN = changed(a_result().model_dump())
+
+
+@pytest.mark.parametrize(("text", "message"), BROKEN.values(), ids=BROKEN)
+def test_a_broken_file_is_refused_by_name(tmp_path, text, message):
     path = records.write(a_result(), tmp_path)
-    (tmp_path / "quick").mkdir()
-    moved = path.rename(tmp_path / "quick" / "table0.json")
-    with pytest.raises(InputError, match="quick/table0.json"):
-        records.read(moved)
+    path.write_text(text)
+    with pytest.raises(InputError) as caught:
+        records.read(path)
+    said = str(caught.value)
+    assert str(path) in said and message in said
+    assert len(said.splitlines()) == 1 and "http" not in said
+
+
+def test_a_file_that_is_no_text_or_not_there_is_refused_by_name(tmp_path):
+    path = tmp_path / "smoke" / "table0.json"
+    with pytest.raises(InputError, match="smoke/table0.json cannot be read: .*No such file"):
+        records.read(path)
+    path.parent.mkdir()
+    path.write_bytes(b"\xff\xfe\x00\x9d")
+    with pytest.raises(InputError, match="smoke/table0.json cannot be read"):
+        records.read(path)
+
+
+@pytest.mark.parametrize("place", ["quick/table0.json", "smoke/table1.json"])
+def test_a_result_in_the_wrong_place_is_refused(tmp_path, place):
+    path = tmp_path / place
+    path.parent.mkdir(exist_ok=True)
+    records.write(a_result(), tmp_path).rename(path)
+    with pytest.raises(InputError, match=f"{place} holds the result of 'table0' .* 'smoke'"):
+        records.read(path)
+
+
+def test_recorded_looks_in_the_folder_of_the_profile(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "FOLDER", tmp_path)
+    records.write(a_result(), tmp_path)
+    assert records.recorded("table0", "smoke") == a_result()
+    assert records.recorded("table0", "quick") is None
+    assert records.recorded("table1", "smoke") is None
 
 
 def test_every_recorded_result_is_valid():
-    found = [path for path in records.FOLDER.glob("*/*.json")]
+    found = list(records.FOLDER.glob("*/*.json"))
     assert found
     for path in found:
         result = records.read(path)
         assert all(network["seconds"] > 0 for network in result.provenance.networks.values())
+        with open(path.with_suffix(".csv"), newline="") as file:
+            assert len(list(csv.DictReader(file))) == len(result.rows)
 
 
-def test_pages_hold_every_claim(tmp_path):
-    records.write(a_result(), tmp_path)
-    pages.write(tmp_path / "pages", pages.collect([tmp_path / "smoke"]))
-    for page in ("summary", "claims"):
-        text = (tmp_path / "pages" / f"{page}.md").read_text()
-        assert "fails" in text and "smoke" in text
-    assert "table0" in (tmp_path / "pages" / "runtimes.md").read_text()
+def test_the_paper_s_numbers_are_there_and_nothing_is_made_up():
+    table = records.paper("table1_instability")
+    assert len(table["columns"]) == 5
+    assert table["different initializations"] == [0.086, 0.116, 0.124, 0.196, 0.776]
+    assert table["different training data"] == [0.089, 0.155, 0.121, 0.198, 0.275]
+    assert records.paper("table2_orders") == {}  # not in the article at hand
 
 
-def test_the_build_fails_on_a_result_whose_provenance_does_not_match(tmp_path):
-    path = records.write(a_result(), tmp_path)
-    content = json.loads(path.read_text())
-    content["provenance"]["parameters"]["profile"] = "real64"
-    path.write_text(json.dumps(content))
-    notebooks = tmp_path / "notebooks" / "smoke"
-    notebooks.mkdir(parents=True)
-    done = subprocess.run(
-        [sys.executable, ROOT / "book" / "build.py", notebooks, tmp_path],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2
-    assert str(path) in done.stderr and "Traceback" not in done.stderr
+def test_what_a_machine_says_of_itself():
+    versions, hardware = records.versions(), records.hardware("cpu")
+    assert versions.keys() == {"python", "torch", "torchvision", "numpy"}
+    assert all(text[0].isdigit() for text in versions.values())
+    assert hardware["processor"] and hardware["threads"] >= 1 and hardware["accelerator"] is None
+    assert 0.05 < records.peak_memory() < 100  # GB

@@ -124,13 +124,12 @@ def test_linear_maps_of_the_normalised_feature_leave_nothing(channels, outputs, 
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.floats(-8, 8), st.floats(-3, 3))
+@given(st.floats(-8, 8), st.floats(-25, 25))
 def test_units_do_not_matter_at_order_0(of_x, of_target):
     x = normal(40, 3, 4, 4)
     target = x[:, :2] + normal(40, 2, 4, 4, seed=1)
     plain = fit(x, target, order=0, norm="dataset").residual
     scaled = fit(x * 10**of_x, target * 10**of_target, order=0, norm="dataset").residual
-    # 1e-5 is added to each divisor, and shows where x itself is as small.
     assert scaled == pytest.approx(plain, rel=1e-4)
 
 

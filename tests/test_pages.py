@@ -1,0 +1,195 @@
+"""The computed pages hold every result and claim, and a build stops at a result that is wrong."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from made_up import a_claim, a_result
+
+from kclib import profiles, records
+from kclib.errors import InputError
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "book"))
+import build  # noqa: E402
+import pages  # noqa: E402
+
+
+def lines(text: str, start: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith(start)]
+
+
+@pytest.fixture
+def results():
+    """Two notebooks under two profiles; the second claim was tested under one of them only."""
+    first = a_claim(id="a", statement="First", found="0.1", verdict="holds", depends="the seed")
+    other = first | {"found": "0.3", "verdict": "partly"}
+    second = a_claim(id="b", statement="Second", found="0.7", verdict="not testable")
+    return {
+        "quick": {
+            "table0": a_result("quick", claims=[first]),
+            "table9": a_result("quick", artefact="table9", claims=[second]),
+        },
+        "smoke": {"table0": a_result("smoke", claims=[other])},
+    }
+
+
+def test_the_claims_page_has_every_claim_with_every_outcome(results):
+    text = pages.claims(results)
+    for found in results.values():
+        for result in found.values():
+            for claim in result.claims:
+                for field in (claim.statement, claim.where, claim.test, claim.paper, claim.found):
+                    assert field in text
+                [row] = [r for r in lines(text, f"| {result.profile} ") if claim.found in r]
+                assert f"**{claim.verdict}**" in row and claim.depends in row
+    assert lines(text, "## ") == ["## First", "## Second"]
+
+
+def test_the_home_page_has_one_row_a_claim_and_one_column_a_profile(results):
+    text = pages.summary(results)
+    assert lines(text, "| First") == ["| First | holds | partly |"]
+    assert lines(text, "| Second") == ["| Second | not testable | not run |"]
+    assert lines(text, "| The") == ["| The paper's claim | quick | smoke |"]
+    assert "`quick`" in text and "its numbers mean nothing" in text
+
+
+def test_the_page_of_run_times_has_every_run(results):
+    rows = [line.split(" | ") for line in lines(pages.runtimes(results), "| ")[2:]]
+    assert [(row[0], row[1]) for row in rows] == [
+        ("| quick", "table0"),
+        ("| quick", "table9"),
+        ("| smoke", "table0"),
+    ]
+    assert all(row[2:6] == ["2", "1", "2", "0.5"] for row in rows)
+
+
+@pytest.mark.parametrize("page", [pages.claims, pages.summary, pages.runtimes])
+def test_every_table_has_as_many_cells_in_each_row_as_columns(results, page):
+    spoiled = a_claim(id="c", statement="|x| is\nlarge", found="a|b", depends="c\n|d")
+    results["quick"]["table8"] = a_result("quick", artefact="table8", claims=[spoiled])
+    columns = None
+    for line in page(results).splitlines():
+        if not line.startswith("|"):
+            columns = None
+            continue
+        cells = line.replace(r"\|", "").count("|")
+        columns = columns or cells
+        assert cells == columns
+
+
+def test_collect_puts_the_profile_first_that_tells_most(tmp_path):
+    names = [*reversed(profiles.names()), "a-reader-s-own"]
+    for name in names:
+        records.write(a_result(name), tmp_path)
+    found = pages.collect([tmp_path / name for name in names])
+    assert list(found) == ["real64", "paper", "quick", "smoke", "a-reader-s-own"]
+    for page in (pages.claims, pages.summary, pages.runtimes):
+        assert "a-reader-s-own" in page(found)
+
+
+def test_every_shipped_profile_is_explained():
+    found = {name: {"table0": a_result(name)} for name in profiles.names()}
+    assert "your own" not in pages.summary(found)
+
+
+def test_a_later_folder_replaces_an_earlier_one(tmp_path):
+    records.write(a_result(), tmp_path / "recorded")
+    records.write(a_result(rows=[{"value": 7}]), tmp_path / "run")
+    records.write(a_result(artefact="table1"), tmp_path / "recorded")
+    found = pages.collect([tmp_path / "recorded" / "smoke", tmp_path / "run" / "smoke"])
+    assert found["smoke"]["table0"].rows == [{"value": 7}]
+    assert found["smoke"].keys() == {"table0", "table1"}
+
+
+def test_the_committed_results_make_pages(tmp_path):
+    found = pages.collect(sorted(records.FOLDER.iterdir()))
+    pages.write(tmp_path, found)
+    claims = (tmp_path / "claims.md").read_text()
+    for path in records.FOLDER.glob("*/*.json"):
+        for claim in json.loads(path.read_text())["claims"]:
+            assert claim["statement"] in claims
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "claims.md",
+        "runtimes.md",
+        "summary.md",
+    ]
+
+
+def test_the_pages_that_the_book_includes_are_written(tmp_path):
+    pages.write(tmp_path, {})
+    included = {
+        line.split("_generated/")[1].rstrip()
+        for page in (ROOT / "book").glob("*.md")
+        for line in page.read_text().splitlines()
+        if line.startswith("```{include} _generated/")
+    }
+    assert included == {path.name for path in tmp_path.iterdir()}
+
+
+def test_collect_refuses_a_result_that_is_wrong(tmp_path):
+    path = records.write(a_result(), tmp_path)
+    path.write_text(path.read_text().replace('"verdict": "fails"', '"verdict": "unclear"'))
+    with pytest.raises(InputError, match=f"{path} .*claims.0.verdict"):
+        pages.collect([path.parent])
+
+
+# The build, in a small copy of the repository
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """What ``book/build.py`` reads, with a run of profile smoke."""
+    for folder in ("book", "kclib", "results"):
+        shutil.copytree(
+            ROOT / folder,
+            tmp_path / folder,
+            ignore=shutil.ignore_patterns("_build", "_generated", "__pycache__"),
+        )
+    records.write(a_result(), tmp_path / "run")
+    (tmp_path / "notebooks" / "smoke").mkdir(parents=True)
+    return tmp_path
+
+
+def assert_refused(status: int, error: str, copy: Path, said: str) -> None:
+    """Check for one line of error, and that nothing was written."""
+    assert status == 2
+    assert len(error.splitlines()) == 1 and error.startswith("error: ") and said in error
+    assert not (copy / "book" / "_generated").exists() and not (copy / "book" / "_build").exists()
+
+
+def test_the_build_stops_at_a_recorded_result_that_does_not_match(copy):
+    path = records.write(a_result(), copy / "results")
+    path.write_text(path.read_text().replace('"profile": "smoke"', '"profile": "real64"', 1))
+    done = subprocess.run(
+        [sys.executable, "book/build.py", "notebooks/smoke", "run"],
+        cwd=copy,
+        env=os.environ | {"PYTHONPATH": str(copy)},
+        capture_output=True,
+        text=True,
+    )
+    assert_refused(done.returncode, done.stderr, copy, "results/smoke/table0.json")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["notebooks/smoke", "run"], "run/smoke/table0.json"),
+        (["notebooks/quick", "run"], "no folder notebooks/quick; make book makes it"),
+        (["notebooks/smoke"], "python book/build.py EXECUTED_NOTEBOOKS RESULTS"),
+    ],
+)
+def test_the_build_stops_at_bad_input(copy, words, message, monkeypatch, capsys):
+    path = copy / "run" / "smoke" / "table0.json"
+    content = json.loads(path.read_text())
+    content["provenance"]["parameters"]["profile"] = "real64"
+    path.write_text(json.dumps(content))
+    monkeypatch.chdir(copy)
+    monkeypatch.setattr(sys, "argv", ["build.py", *words])
+    monkeypatch.setattr(build, "ROOT", copy)
+    monkeypatch.setattr(build, "STAGE", copy / "book" / "_build" / "src")
+    assert_refused(build.main(), capsys.readouterr().err, copy, message)

@@ -1,0 +1,343 @@
+"""The study: what a notebook asks for is made once, kept, and recorded with its provenance."""
+
+import sys
+from datetime import date
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from made_up import a_claim, a_result
+
+from kclib import __main__ as command_line
+from kclib import networks, records, solver, study, training
+from kclib.errors import InputError
+from kclib.measures import variance
+from kclib.store import code_digest
+from kclib.study import PARTS, Member, Study, pair
+
+OPTIONS = {"order": 1, "norm": "image"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def folders(tmp_path_factory):
+    """Keep the store and the results of these tests apart from the reader's."""
+    with pytest.MonkeyPatch.context() as patch:
+        root = tmp_path_factory.mktemp("study")
+        for name in ("KC_STORE", "KC_RESULTS"):
+            patch.setenv(name, str(root / name))
+        patch.setenv("KC_DEVICE", "cpu")
+        patch.setenv("KC_PROGRESS", str(root / "bars"))
+        patch.delenv("KC_PROFILE", raising=False)
+        yield root
+
+
+def begin(**given) -> Study:
+    return Study("fig2_disentangler", **{"profile": "smoke", "order": 1, "channels": 4, **given})
+
+
+@pytest.fixture(scope="module")
+def first():
+    """A study that made its networks and its fit."""
+    made = begin()
+    [(_, (a, b))] = made.pairs()
+    return made, (a, b), made.compare(a, b, "conv4_3", **OPTIONS)
+
+
+@pytest.fixture
+def nothing_is_made(monkeypatch):
+    """Training and fitting fail."""
+
+    def refuse(*_words, **_options):
+        raise AssertionError("made again")
+
+    monkeypatch.setattr(training, "train", refuse)
+    monkeypatch.setattr(solver, "fit", refuse)
+
+
+# Members and pairs
+
+names = st.from_regex(r"[a-z][a-z0-9_]{0,20}", fullmatch=True)
+
+
+@given(names, st.sampled_from(PARTS), st.integers(0, 10**6))
+def test_a_member_is_read_from_its_text(name, part, seed):
+    member = Member(name, seed, part)
+    assert Member.parse(str(member)) == member
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("vgg16", "'vgg16' names no network; write NAME_PART_SEED, e.g. vgg16_all_0"),
+        ("", "names no network"),
+        ("vgg16_all", "names no network"),
+        ("vgg16_all_x", "names no network"),
+        ("vgg16_all_-1", "names no network"),
+        ("vgg16_all_1.5", "names no network"),
+        ("vgg16_al_0", "no part of the training set 'al'. Did you mean 'all'"),
+        ("vgg16_firsthalf_0", "Did you mean 'first-half'"),
+    ],
+)
+def test_a_text_that_is_no_member_is_refused(text, message):
+    with pytest.raises(InputError, match=message):
+        Member.parse(text)
+
+
+def test_pairs_differ_in_what_they_should():
+    assert pair("net", "initialisations", 3) == (Member("net", 3), Member("net", 8))
+    assert pair("net", "halves", 3) == (
+        Member("net", 3, "first-half"),
+        Member("net", 3, "second-half"),
+    )
+    with pytest.raises(InputError, match="no condition 'halfs'. Did you mean 'halves'"):
+        pair("net", "halfs", 0)
+
+
+def test_a_study_has_the_pairs_that_its_profile_asks_for():
+    asked = Study("table1_instability", profile="smoke", seed=7)
+    found = [(condition, a.name, a.seed, b.seed) for condition, (a, b) in asked.pairs()]
+    assert found == [
+        ("initialisations", "alexnet", 7, 12),
+        ("initialisations", "vgg16", 7, 12),
+        ("initialisations", "resnet34", 7, 12),
+        ("halves", "alexnet", 7, 7),
+        ("halves", "vgg16", 7, 7),
+        ("halves", "resnet34", 7, 7),
+    ]
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"profile": "smok"}, "Did you mean 'smoke'"),
+        ({"sede": 3}, "no parameter 'sede'. Did you mean 'seed'"),
+        ({"order": 6}, "the parameter order is 6; allowed: whole numbers from 0 to 5"),
+        ({"seed": -1}, "the parameter seed is -1"),
+    ],
+)
+def test_bad_parameters_are_refused_before_anything_is_made(folders, words, message):
+    before = sorted(folders.rglob("*"))
+    with pytest.raises(InputError, match=message):
+        begin(**words)
+    assert sorted(folders.rglob("*")) == before
+
+
+def test_an_artefact_or_network_or_tap_that_is_none_is_refused(first):
+    made, (a, b), _ = first
+    with pytest.raises(InputError, match="Did you mean 'fig2_disentangler'"):
+        Study("fig2_disentanger", profile="smoke")
+    with pytest.raises(InputError, match="no network 'vgg61'. Did you mean 'vgg16'"):
+        made.network(Member("vgg61", 0))
+    with pytest.raises(InputError, match="no tap 'conv4_4'. Did you mean 'conv4_"):
+        made.compare(a, b, "conv4_4")
+    with pytest.raises(InputError, match="no split 'tests'. Did you mean 'test'"):
+        made.images("tests", 32)
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:99"])
+def test_a_device_that_is_none_is_refused(monkeypatch, name):
+    monkeypatch.setenv("KC_DEVICE", name)
+    with pytest.raises(InputError, match=f"KC_DEVICE names the device '{name}'"):
+        begin()
+
+
+# What is made
+
+
+def test_a_network_s_record_agrees_with_the_network(first):
+    made, (a, _), _ = first
+    network, record = made.network(a)
+    assert not network.training
+    assert record["parameters"] == networks.parameter_count(network)
+    assert len(record["history"]) == made.profile.networks[a.name].epochs
+    images = made.images("test", 32)
+    found = training.accuracy(network, images.images, images.labels)
+    assert record["test_accuracy"] == found
+
+
+def test_members_of_a_pair_are_different_networks(first):
+    made, members, _ = first
+    one, other = (made.network(member)[0].state_dict() for member in members)
+    assert not torch.equal(one["features.0.weight"], other["features.0.weight"])
+
+
+def test_halves_are_disjoint_and_make_the_whole():
+    made = begin()
+    halves = [made.training_images(Member("vgg16", 0, part)) for part in PARTS[1:]]
+    whole = made.training_images(Member("vgg16", 0))
+    assert sum(map(len, halves)) == len(whole) == 96
+    rows = [{image.numpy().tobytes() for image in half.images} for half in halves]
+    assert not rows[0] & rows[1]
+    assert rows[0] | rows[1] == {image.numpy().tobytes() for image in whole.images}
+
+
+@torch.no_grad()
+def test_a_comparison_is_measured_on_both_splits(first):
+    made, members, comparison = first
+    assert len(comparison.loss) == made.profile.fit_epochs and comparison.seconds > 0
+    assert not comparison.disentangler.training and comparison.disentangler.order == 1
+    for split, found in (("train", comparison.train), ("test", comparison.test)):
+        x, target = (made.features(member, "conv4_3", split) for member in members)
+        assert len(found.target.square) == len(target) == {"train": 96, "test": 64}[split]
+        parts = comparison.disentangler.decompose(x)
+        whole = variance(target)
+        assert found.residual == pytest.approx(variance(target - parts.sum(0)) / whole, rel=1e-4)
+        assert found.explained == pytest.approx([variance(p) / whole for p in parts], rel=1e-4)
+
+
+# What is kept
+
+
+def test_a_second_study_makes_nothing(first, nothing_is_made):
+    made, (a, b), comparison = first
+    again = begin()
+    for member in (a, b):
+        (one, record), (other, kept) = made.network(member), again.network(member)
+        state = other.state_dict()
+        assert record == kept
+        assert all(torch.equal(value, state[name]) for name, value in one.state_dict().items())
+    kept = again.compare(a, b, "conv4_3", **OPTIONS)
+    assert (kept.test.residual, kept.test.explained) == (
+        comparison.test.residual,
+        comparison.test.explained,
+    )
+    assert (kept.loss, kept.seconds) == (comparison.loss, comparison.seconds)
+    x = torch.randn(2, comparison.disentangler.linears[0].in_channels, 4, 4)
+    assert torch.equal(kept.disentangler(x), comparison.disentangler(x))
+
+
+def test_another_notebook_finds_what_this_one_made(first, nothing_is_made):
+    _, (a, b), comparison = first
+    other = Study("table2_orders", profile="smoke", order=2)
+    assert other.compare(a, b, "conv4_3", **OPTIONS).test.residual == comparison.test.residual
+
+
+@pytest.mark.parametrize("change", [{"order": 0}, {"norm": "dataset"}, {"penalty": 0.2}])
+def test_other_options_are_another_fit(first, nothing_is_made, change):
+    made, (a, b), _ = first
+    with pytest.raises(AssertionError, match="made again"):
+        made.compare(a, b, "conv4_3", **OPTIONS | change)
+
+
+def test_another_direction_tap_seed_or_part_is_another_entry(first, nothing_is_made):
+    made, (a, b), _ = first
+    for change in ((b, a, "conv4_3"), (a, b, "conv4_2"), (a, a, "conv4_3")):
+        with pytest.raises(AssertionError, match="made again"):
+            made.compare(*change, **OPTIONS)
+    for member in (Member(a.name, 1), Member(a.name, 0, "first-half"), Member("alexnet", 0)):
+        with pytest.raises(AssertionError, match="made again"):
+            made.network(member)
+
+
+def test_a_network_s_place_depends_on_its_profile():
+    places = {
+        Study("table1_instability", profile=profile).network_path(Member("vgg16", 0))
+        for profile in ("smoke", "quick")
+    }
+    assert len(places) == 2
+
+
+# What is recorded
+
+
+def test_a_record_has_its_whole_provenance(first, folders):
+    made, (a, b), _ = first
+    path = made.record([{"value": 1.5}], [records.Claim(**a_claim())], arrays=None)
+    assert path == folders / "KC_RESULTS" / "smoke" / "fig2_disentangler.json"
+    result = records.read(path)
+    assert result.rows == [{"value": 1.5}] and result.claims == [records.Claim(**a_claim())]
+    had = result.provenance
+    assert had.parameters == {"profile": "smoke", "seed": 0, "order": 1, "channels": 4}
+    assert had.seeds == [0, 5]
+    assert [(d["name"], d["split"], d["size"], d["count"]) for d in had.data] == [
+        ("creatures", "train", 32, 96),
+        ("creatures", "test", 32, 64),
+    ]
+    assert all(d["code"] == code_digest("creatures") for d in had.data)
+    assert had.networks.keys() == {str(a), str(b)}
+    for member in (a, b):
+        noted = had.networks[str(member)]
+        _, record = made.network(member)
+        assert noted["key"] == made.network_path(member).name
+        assert made.network_path(member).is_dir()
+        assert noted["test_accuracy"] == record["test_accuracy"]
+        assert noted["train_accuracy"] == record["train_accuracy"]
+        assert noted["epochs"] == 2 and noted["seconds"] > 0 and noted["parameters"] > 0
+    assert had.versions == records.versions()
+    assert had.hardware == records.hardware("cpu")
+    assert had.code == code_digest("study")
+    assert had.seconds > 0 and had.peak_memory > 0
+    date.fromisoformat(had.date)
+
+
+def test_recorded_rows_are_those_of_the_same_parameters(monkeypatch, tmp_path):
+    monkeypatch.setattr(records, "FOLDER", tmp_path)
+    asking = begin()
+    assert asking.recorded("smoke") == []
+    result = a_result(artefact="fig2_disentangler")
+    records.write(result, tmp_path)
+    assert asking.recorded("smoke") == asking.recorded("smoke", seed=0) == result.rows
+    assert asking.recorded("smoke", seed=1) == asking.recorded("smoke", order=2) == []
+    assert asking.recorded("quick") == []
+
+
+def test_the_forecast_is_the_recorded_time(monkeypatch, tmp_path):
+    monkeypatch.setattr(records, "FOLDER", tmp_path)
+    asking = begin()
+    assert "Profile smoke: " in asking.forecast() and "no expected time" in asking.forecast()
+    records.write(a_result(artefact="fig2_disentangler"), tmp_path)
+    said = asking.forecast()
+    assert "Expected time: 2 s, as recorded on 2026-01-01" in said
+    assert "2 s more to train its 1 networks" in said and "Peak memory: 0.5 GB" in said
+
+
+def test_the_store_and_the_results_have_their_places_by_default(monkeypatch):
+    for name in ("KC_STORE", "KC_RESULTS"):
+        monkeypatch.delenv(name)
+    root = records.FOLDER.parent
+    assert study.default_store().root == root / ".kc-store"
+    assert study.results_folder() == root / "book" / "_build" / "results"
+
+
+# The command line
+
+
+def command(monkeypatch, *words) -> int:
+    monkeypatch.setattr(sys, "argv", ["kclib", "network", "--profile", "smoke", *words])
+    return command_line.main()
+
+
+def test_the_command_finds_what_a_study_made(first, nothing_is_made, monkeypatch, capsys):
+    made, (a, _), _ = first
+    assert command(monkeypatch, str(a)) == 0
+    accuracy = made.network(a)[1]["test_accuracy"]
+    assert f"{a}: accuracy {accuracy:.1%} on test images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["vgg16"], "NAME_PART_SEED"),
+        (["vgg16_al_0"], "Did you mean 'all'"),
+        (["vgg61_all_0"], "Did you mean 'vgg16'"),
+        (["vgg16_all_0", "--profile", "smoek"], "Did you mean 'smoke'"),
+        (["vgg16_all_0", "--artefact", "table1"], "no artefact 'table1'"),
+    ],
+)
+def test_the_command_refuses_with_one_line(monkeypatch, capsys, words, message):
+    assert command(monkeypatch, *words) == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1 and error.startswith("error: ") and message in error
+
+
+def test_the_command_says_how_to_go_on_after_an_interruption(monkeypatch, capsys):
+    def interrupted(*_words, **_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "train", interrupted)
+    assert command(monkeypatch, "vgg16_all_77") == 130
+    assert "run the same command again" in capsys.readouterr().err
