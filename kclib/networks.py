@@ -32,6 +32,7 @@ STEM_STRIDES = {
     "resnet34": (4, 2, 1),
     "resnet50": (4, 2, 1),
 }
+_SMALLEST_FOR_ALEXNET = 63  # pixels: below, the last pooling has nothing left to pool
 
 
 def build(
@@ -81,6 +82,8 @@ def build(
         raise InputError(f"width is {width}; allowed: above 0 and at most 1 (full width).")
     if not 32 <= size <= 224:
         raise InputError(f"size is {size} pixels; allowed: 32 to 224.")
+    if seed < 0:
+        raise InputError(f"seed is {seed}; allowed: 0 or more.")
     if not 0 <= dropout < 1:
         raise InputError(f"dropout is {dropout}; allowed: 0 to below 1.")
     stock = STEM_STRIDES[architecture][0]
@@ -89,6 +92,11 @@ def build(
         raise InputError(
             f"stem_stride is {stem_stride} for {architecture}; "
             f"allowed: {', '.join(map(str, STEM_STRIDES[architecture]))}."
+        )
+    if architecture == "alexnet" and stride == stock and size < _SMALLEST_FOR_ALEXNET:
+        raise InputError(
+            f"size is {size} pixels, too few for AlexNet's stock stem, which needs "
+            f"{_SMALLEST_FOR_ALEXNET}; give stem_stride 4 or 2."
         )
     construct = _CONSTRUCTORS[architecture]
     with torch.random.fork_rng(devices=[]):

@@ -36,8 +36,9 @@ def key(data: Data, split: str, size: int) -> dict:
     if data.name == "creatures":
         return content | {"classes": data.classes, "code": code_digest("creatures")}
     if _has_pack(data, split, size):
-        return content | {"sha256": datasets.PACKS[_pack(data, split)]}
-    return content | {"sha256": archives.CUB.sha256}
+        pack = datasets.PACKS[_pack(data, split)]
+        return content | {"sha256": pack, "code": code_digest("datasets")}
+    return content | {"sha256": archives.CUB.sha256, "code": code_digest("archives")}
 
 
 def _has_pack(data: Data, split: str, size: int) -> bool:

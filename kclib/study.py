@@ -262,7 +262,7 @@ class Study:
             "dropout": settings.dropout,
             "recipe": vars(settings.training()),
         }
-        return self.store.path("networks", spec, ("networks", "training"))
+        return self.store.path("networks", spec, ("datasets", "networks", "training"))
 
     def features(self, member: Member, tap: str, split: str) -> torch.Tensor:
         """Return a network's features of a split's images at a tap, float32 (N, C, H, W)."""

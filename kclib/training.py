@@ -14,8 +14,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from .atomic import replace_file
-from .errors import InputError
+from .errors import InputError, choose
 
+#: Courses of the learning rate; see `Recipe`.
+SCHEDULES = ("log", "one-cycle")
 #: Mean and standard deviation of ImageNet's channels, in units of the 0 to 255 of a uint8 image.
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -32,13 +34,17 @@ class Recipe:
     batch : int
         Images per step, 2 or more.
     rate, final_rate : float
-        Highest and last learning rate.
+        Highest learning rate, above 0, and the last one, 0 or more (above 0 for ``"log"``).
     schedule : str
         ``"log"``: from `rate` to `final_rate`, equal factors from epoch to epoch.
         ``"one-cycle"``: linearly up to `rate` over the first quarter of all steps, then down to
         `final_rate` on a cosine.
-    momentum, weight_decay : float
+    momentum : float
+        0 to below 1.
+    weight_decay : float
+        0 or more.
     nesterov : bool
+        Needs a momentum above 0.
     augment : bool
         Mirror images at random and shift them by up to an eighth of their side.
     """
@@ -58,6 +64,21 @@ class Recipe:
             raise InputError(f"epochs is {self.epochs}; allowed: 1 or more.")
         if self.batch < 2:
             raise InputError(f"batch is {self.batch} images; allowed: 2 or more.")
+        choose("schedule", self.schedule, SCHEDULES)
+        if not 0 < self.rate < math.inf:
+            raise InputError(f"rate is {self.rate}; allowed: above 0.")
+        log = self.schedule == "log"
+        lowest = "above 0, with schedule log," if log else "0 or more"
+        if not 0 <= self.final_rate <= self.rate or (log and not self.final_rate):
+            raise InputError(
+                f"final_rate is {self.final_rate}; allowed: {lowest} up to the rate, {self.rate}."
+            )
+        if not 0 <= self.momentum < 1 or (self.nesterov and not self.momentum):
+            raise InputError(
+                f"momentum is {self.momentum}; allowed: 0 to below 1, above 0 with nesterov."
+            )
+        if not 0 <= self.weight_decay < math.inf:
+            raise InputError(f"weight_decay is {self.weight_decay}; allowed: 0 or more.")
 
 
 #: The authors' recipe, and a strong short one. A profile changes single fields by name.
@@ -154,12 +175,15 @@ def train(
     Raises
     ------
     InputError
-        If images and labels do not fit each other or are too few for one batch of two.
+        If images and labels do not fit each other or are too few for one batch of two, the
+        checkpoint is of another recipe or seed, or training diverges.
     """
     if len(images) != len(labels):
         raise InputError(f"{len(images)} images but {len(labels)} labels; give one label an image.")
     if len(images) < 2:
         raise InputError(f"{len(images)} images; training needs 2 or more.")
+    if seed < 0:
+        raise InputError(f"seed is {seed}; allowed: 0 or more.")
     network.to(device=device, memory_format=torch.channels_last).train()
     images, labels = images.to(device), labels.to(device)
     optimizer = torch.optim.SGD(
@@ -169,8 +193,10 @@ def train(
         weight_decay=recipe.weight_decay,
         nesterov=recipe.nesterov,
     )
-    history = _resume(network, optimizer, checkpoint) if checkpoint is not None else []
-    per_epoch = math.ceil(len(images) / recipe.batch)
+    origin = {"recipe": asdict(recipe), "seed": seed}
+    history = _resume(network, optimizer, origin, checkpoint) if checkpoint is not None else []
+    # Batch norm must not meet a batch of one image: sizes differ by one at most, from 2 up.
+    per_epoch = min(math.ceil(len(images) / recipe.batch), len(images) // 2)
     steps = per_epoch * recipe.epochs
     devices = [torch.device(device)] if torch.device(device).type == "cuda" else []
     for epoch in range(len(history), recipe.epochs):
@@ -180,7 +206,6 @@ def train(
             order = torch.randperm(len(images)).to(device)
             loss_sum = torch.zeros((), device=device)
             hits = torch.zeros((), device=device)
-            # Sizes that differ by one at most: batch norm must not meet a last batch of one image.
             for number, chosen in enumerate(order.tensor_split(per_epoch)):
                 step = epoch * per_epoch + number
                 for group in optimizer.param_groups:
@@ -191,6 +216,8 @@ def train(
                 with autocast(device):
                     logits = network(normalised(batch))
                 logits = logits.float()
+                if step == 0:
+                    _check_labels(labels, logits.shape[1])
                 loss = F.cross_entropy(logits, labels[chosen])
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
@@ -199,16 +226,22 @@ def train(
                 hits += (logits.detach().argmax(1) == labels[chosen]).sum()
                 if progress is not None:
                     progress(step + 1, steps, f"epoch {epoch + 1} of {recipe.epochs}")
+        loss = float(loss_sum) / len(images)
+        if not math.isfinite(loss):
+            raise InputError(
+                f"training diverged in epoch {epoch + 1}: the loss is {loss}. Lower the recipe's "
+                f"rate, {recipe.rate}."
+            )
         history.append(
             {
                 "epoch": epoch + 1,
-                "loss": float(loss_sum) / len(images),
+                "loss": loss,
                 "accuracy": float(hits) / len(images),
                 "seconds": round(time.perf_counter() - began, 2),
             }
         )
         if checkpoint is not None:
-            _save(network, optimizer, history, checkpoint)
+            _save(network, optimizer, origin, history, checkpoint)
     network.eval()
     return history
 
@@ -243,24 +276,39 @@ def _augmented(batch: torch.Tensor) -> torch.Tensor:
     return picked.permute(0, 3, 1, 2)  # (N, 3, S, S)
 
 
-def _save(network, optimizer, history, checkpoint: Path) -> None:
+def _check_labels(labels: torch.Tensor, classes: int) -> None:
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= classes:
+        raise InputError(
+            f"labels reach from {low} to {high}; allowed: 0 to {classes - 1}, the network's classes."
+        )
+
+
+def _save(network, optimizer, origin, history, checkpoint: Path) -> None:
     """Write the state after an epoch; the file is replaced at once or not at all."""
     momenta = [optimizer.state[p].get("momentum_buffer") for p in network.parameters()]
     tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
     tensors |= {f"momentum.{k}": value for k, value in enumerate(momenta) if value is not None}
     tensors = {name: value.contiguous() for name, value in tensors.items()}
-    content = safetensors.torch.save(tensors, metadata={"history": json.dumps(history)})
+    metadata = {"history": json.dumps(history), "origin": json.dumps(origin)}
+    content = safetensors.torch.save(tensors, metadata=metadata)
     replace_file(checkpoint, content)
 
 
-def _resume(network, optimizer, checkpoint: Path) -> list[dict]:
+def _resume(network, optimizer, origin, checkpoint: Path) -> list[dict]:
     """Restore the state that `_save` wrote; without a readable one, start afresh."""
     try:
         tensors = safetensors.torch.load_file(checkpoint)
         with safe_open(checkpoint, "pt") as file:
-            history = json.loads(file.metadata()["history"])
+            metadata = file.metadata()
     except (FileNotFoundError, SafetensorError):
         return []
+    history, found = json.loads(metadata["history"]), json.loads(metadata["origin"])
+    if found != origin:
+        raise InputError(
+            f"{checkpoint} is of another run ({found}; this one: {origin}); name another file, or "
+            "delete it to start afresh."
+        )
     device = next(network.parameters()).device
     prefix = "network."
     network.load_state_dict(

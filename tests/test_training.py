@@ -132,12 +132,12 @@ class Recorder(nn.Module):
         return self.linear(x.mean((2, 3)))
 
 
-@pytest.mark.parametrize("count, batch", [(25, 8), (24, 8), (9, 8), (2, 64), (65, 64)])
+@pytest.mark.parametrize("count, batch", [(25, 8), (24, 8), (9, 8), (2, 64), (65, 64), (9, 2)])
 def test_batches_are_even_and_never_of_one_image(count, batch):
     network = Recorder()
     train(network, *photos(count), replace(SHORT, batch=batch, epochs=1), seed=0)
     assert sum(network.counts) == count
-    assert max(network.counts) <= batch and min(network.counts) >= 2
+    assert max(network.counts) <= max(batch, 3) and min(network.counts) >= 2
     assert max(network.counts) - min(network.counts) <= 1
 
 
@@ -409,8 +409,49 @@ def test_wrong_counts_are_refused(images, labels, message):
     [
         (dict(epochs=0), "epochs is 0; allowed: 1 or more"),
         (dict(batch=1), "batch is 1 images; allowed: 2 or more"),
+        (dict(schedule="onecycle"), "no schedule 'onecycle'. Did you mean 'one-cycle'"),
+        (dict(rate=-0.1), "rate is -0.1; allowed: above 0"),
+        (dict(final_rate=0.1), "final_rate is 0.1; allowed: 0 or more up to the rate, 0.02"),
+        (dict(schedule="log"), "final_rate is 0.0; allowed: above 0, with schedule log"),
+        (dict(momentum=1.0), "momentum is 1.0; allowed: 0 to below 1"),
+        (dict(momentum=0.0, nesterov=True), "above 0 with nesterov"),
+        (dict(weight_decay=-1.0), "weight_decay is -1.0; allowed: 0 or more"),
     ],
 )
 def test_bad_recipes_are_refused(change, message):
     with pytest.raises(InputError, match=message):
         replace(SHORT, **change)
+
+
+@pytest.mark.parametrize(
+    "labels, message",
+    [
+        ([0, 1, 4, 2], "from 0 to 4; allowed: 0 to 3"),
+        ([0, -1, 3, 2], "from -1 to 3; allowed: 0 to 3"),
+    ],
+)
+def test_labels_that_the_network_does_not_have_are_refused(labels, message):
+    with pytest.raises(InputError, match=message):
+        train(fresh(), photos(4)[0], torch.tensor(labels), SHORT, seed=0)
+
+
+def test_a_negative_seed_is_refused():
+    with pytest.raises(InputError, match="seed is -1; allowed: 0 or more"):
+        train(fresh(), *photos(), SHORT, seed=-1)
+
+
+def test_a_run_that_diverges_says_so_and_keeps_no_broken_state(tmp_path):
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    wild = replace(SHORT, rate=1e30)
+    with pytest.raises(InputError, match="diverged in epoch 1: the loss is .* Lower the recipe's"):
+        train(fresh(), *photos(), wild, seed=0, checkpoint=checkpoint)
+    assert not checkpoint.exists()
+
+
+@pytest.mark.parametrize("change", [dict(seed=1), dict(recipe=replace(SHORT, rate=0.01))])
+def test_a_checkpoint_of_another_run_is_refused(tmp_path, change):
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    train(fresh(), *photos(), SHORT, seed=0, checkpoint=checkpoint)
+    other = {"recipe": SHORT, "seed": 0} | change
+    with pytest.raises(InputError, match="is of another run"):
+        train(fresh(), *photos(), other["recipe"], seed=other["seed"], checkpoint=checkpoint)
