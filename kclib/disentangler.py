@@ -1,5 +1,7 @@
 """The disentangling network g and its exact split into orders (Section 3 and Fig. 2)."""
 
+import math
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -11,7 +13,62 @@ NORMS = ("image", "dataset")
 _EPSILON = 1e-5
 
 
-class Disentangler(nn.Module):
+class _Orders(nn.Module):
+    """Layers W_0 to W_K and the divisors N_k, which all networks here have."""
+
+    def __init__(self, in_channels, out_channels, order, kernel_size, norm, *, outputs_see=1):
+        super().__init__()
+        for name, value in (("in_channels", in_channels), ("out_channels", out_channels)):
+            if value < 1:
+                raise InputError(f"{name} is {value}; allowed: 1 or more.")
+        if order not in range(6):
+            raise InputError(f"order is {order}; allowed: whole numbers from 0 to 5.")
+        if kernel_size not in (1, 3):
+            raise InputError(f"kernel_size is {kernel_size}; allowed: 1 or 3.")
+        self.norm = choose("norm", norm, NORMS)
+        self.order = int(order)
+        self.linears = nn.ModuleList(
+            nn.Conv2d(
+                in_channels if k else in_channels * outputs_see,
+                in_channels if k else out_channels,
+                kernel_size,
+                padding=kernel_size // 2,
+                bias=False,
+            )
+            for k in range(order + 1)
+        )
+        self.register_buffer("scales", torch.ones(order + 1, in_channels))
+        self.register_buffer("batches_seen", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return g(x), shape (N, out_channels, H, W), of a feature x (N, in_channels, H, W)."""
+        return self.linears[0](self.inner(x))
+
+    @torch.no_grad()
+    def _divisor(self, h: torch.Tensor, k: int, learns: bool = False) -> torch.Tensor:
+        """Return what N_k divides h (N, C, H, W) by, broadcastable to it; k = 0 is for x itself."""
+        if self.norm == "image":
+            if h.shape[2] * h.shape[3] < 2:
+                raise InputError(
+                    'norm="image" divides by the standard deviation over positions, and these maps '
+                    f'are {h.shape[2]} x {h.shape[3]}; use norm="dataset" for 1 x 1 maps.'
+                )
+            wide = h.to(torch.promote_types(h.dtype, torch.float32))  # more than bfloat16
+            wide = wide - wide.mean((2, 3), keepdim=True)
+            # torch.std over two dimensions takes eight times as long on a processor.
+            length = torch.linalg.vector_norm(wide.flatten(2), dim=2)  # (N, C)
+            deviation = length / math.sqrt(h.shape[2] * h.shape[3] - 1)
+            return deviation[:, :, None, None].to(h.dtype) + _EPSILON
+        if learns:
+            wide = h.double()
+            scale = channel_scale(wide.mean((0, 2, 3)), wide.square().mean((0, 2, 3)))
+            # A mean over the first ten batches, then an exponential one.
+            weight = (1 / (1 + self.batches_seen)).clamp_min(0.1)
+            self.scales[k] += weight * (scale - self.scales[k])
+        return self.scales[k].to(h.dtype).view(1, -1, 1, 1) + _EPSILON
+
+
+class Disentangler(_Orders):
     """The network g that reconstructs a feature x* from a feature x, order by order.
 
     With x^ the normalised input,
@@ -53,29 +110,8 @@ class Disentangler(nn.Module):
         kernel_size: int = 3,
         norm: str = "image",
     ):
-        super().__init__()
-        for name, value in (("in_channels", in_channels), ("out_channels", out_channels)):
-            if value < 1:
-                raise InputError(f"{name} is {value}; allowed: 1 or more.")
-        if order not in range(6):
-            raise InputError(f"order is {order}; allowed: whole numbers from 0 to 5.")
-        if kernel_size not in (1, 3):
-            raise InputError(f"kernel_size is {kernel_size}; allowed: 1 or 3.")
-        self.norm = choose("norm", norm, NORMS)
-        self.order = int(order)
-        self.linears = nn.ModuleList(
-            nn.Conv2d(
-                in_channels,
-                in_channels if k else out_channels,
-                kernel_size,
-                padding=kernel_size // 2,
-                bias=False,
-            )
-            for k in range(order + 1)
-        )
+        super().__init__(in_channels, out_channels, order, kernel_size, norm)
         self.p_logits = nn.Parameter(torch.zeros(order))
-        self.register_buffer("scales", torch.ones(order + 1, in_channels))
-        self.register_buffer("batches_seen", torch.zeros((), dtype=torch.long))
 
     @property
     def p(self) -> torch.Tensor:
@@ -85,10 +121,6 @@ class Disentangler(nn.Module):
     def penalty(self) -> torch.Tensor:
         """Return the sum of the p_k^2, which pushes explanation to low orders."""
         return self.p.square().sum()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return g(x), shape (N, out_channels, H, W), of a feature x (N, in_channels, H, W)."""
-        return self.linears[0](self.inner(x))
 
     def inner(self, x: torch.Tensor, k: int = 0) -> torch.Tensor:
         """Return what W_k is applied to, (N, in_channels, H, W); by default the output layer's."""
@@ -117,38 +149,81 @@ class Disentangler(nn.Module):
             dimension is ``forward(x)`` up to rounding.
         """
         x = x / self._divisor(x, 0)
-        gains: dict[int, torch.Tensor] = {}  # p_k times gate over divisor, for this x
-        hidden = torch.zeros((), dtype=x.dtype, device=x.device)
+        parts = [x]  # what W_k is applied to, by the number of gates passed
         for k in range(self.order, 0, -1):
-            h = self.linears[k](x + hidden)
-            gains[k] = self.p[k - 1] * (h > 0) / self._divisor(h, k)
-            hidden = gains[k] * h
-        components = []
-        for top in range(self.order + 1):
-            part = x
-            for k in range(top, 0, -1):
-                part = gains[k] * self.linears[k](part)
-            components.append(self.linears[0](part))
-        return torch.stack(components)  # (K + 1, N, C, H, W)
+            maps = [self.linears[k](part) for part in parts]
+            h = sum(maps)
+            gain = self.p[k - 1] * (h > 0) / self._divisor(h, k)
+            parts = [x, *(gain * part for part in maps)]
+        return torch.stack([self.linears[0](part) for part in parts])  # (K + 1, N, C*, H, W)
 
-    @torch.no_grad()
-    def _divisor(self, h: torch.Tensor, k: int, learns: bool = False) -> torch.Tensor:
-        """Return what N_k divides h (N, C, H, W) by, broadcastable to it; k = 0 is for x itself."""
-        if self.norm == "image":
-            if h.shape[2] * h.shape[3] < 2:
-                raise InputError(
-                    'norm="image" divides by the standard deviation over positions, and these maps '
-                    f'are {h.shape[2]} x {h.shape[3]}; use norm="dataset" for 1 x 1 maps.'
-                )
-            wide = h.to(torch.promote_types(h.dtype, torch.float32))  # more than bfloat16
-            return wide.std((2, 3), keepdim=True).to(h.dtype) + _EPSILON
+
+class Chain(_Orders):
+    """One order k of a `StagewiseDisentangler`: k non-linear steps, and an output layer.
+
+        h_k = W_k x^,    h_j = W_j ReLU(N_{j+1} h_{j+1}),    output = W_0 [ReLU(N_1 h_1), x^] + b
+
+    W_0 sees x^ as well: what the last ReLU's units hold of a linear map can be cancelled, so that
+    an order is what its non-linear steps add and not a better linear map. Of order 0 it is
+    W_0 x^ + b alone.
+    """
+
+    def __init__(self, in_channels, out_channels, order, kernel_size, norm):
+        seen = 2 if order else 1
+        super().__init__(in_channels, out_channels, order, kernel_size, norm, outputs_see=seen)
+        self.linears[0].bias = nn.Parameter(torch.zeros(out_channels))
+
+    def inner(self, x: torch.Tensor, k: int = 0) -> torch.Tensor:
+        """Return what W_k is applied to, (N, C, H, W); C is twice in_channels for an output."""
+        learns = self.training and self.norm == "dataset"
+        x = state = x / self._divisor(x, 0, learns)
+        for j in range(self.order, k, -1):
+            h = self.linears[j](state)
+            state = F.relu(h / self._divisor(h, j, learns))
         if learns:
-            wide = h.double()
-            scale = channel_scale(wide.mean((0, 2, 3)), wide.square().mean((0, 2, 3)))
-            # A mean over the first ten batches, then an exponential one.
-            weight = max(0.1, 1 / (1 + int(self.batches_seen)))
-            self.scales[k] += weight * (scale - self.scales[k])
-        return self.scales[k].to(h.dtype).view(1, -1, 1, 1) + _EPSILON
+            self.batches_seen += 1
+        return state if k or not self.order else torch.cat([state, x], 1)
+
+
+class StagewiseDisentangler(nn.Module):
+    """Orders that are told apart: each is a network of its own (ours, not the paper's).
+
+    The paper's network passes all orders through one output layer W_0, so that the same g has many
+    splits. Here x^(k) is what a `Chain` of k non-linear steps adds to the orders below it:
+    ``kclib.fit(..., solver="lowest_first")`` fits x^(0), then x^(1) to what is left, and so on.
+
+    Parameters
+    ----------
+    in_channels, out_channels, order, kernel_size, norm
+        As for `Disentangler`.
+
+    Attributes
+    ----------
+    chains : torch.nn.ModuleList
+        ``chains[k]`` computes x^(k).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        order: int = 2,
+        kernel_size: int = 3,
+        norm: str = "image",
+    ):
+        super().__init__()
+        highest = Chain(in_channels, out_channels, order, kernel_size, norm)  # checks the arguments
+        self.order, self.norm = highest.order, highest.norm
+        lower = (Chain(in_channels, out_channels, k, kernel_size, norm) for k in range(order))
+        self.chains = nn.ModuleList([*lower, highest])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the reconstruction, shape (N, out_channels, H, W), of x (N, in_channels, H, W)."""
+        return self.decompose(x).sum(0)
+
+    def decompose(self, x: torch.Tensor) -> torch.Tensor:
+        """Return its orders, shape (order + 1, N, out_channels, H, W), lowest first."""
+        return torch.stack([chain(x) for chain in self.chains])
 
 
 def channel_scale(mean: torch.Tensor, square: torch.Tensor) -> torch.Tensor:

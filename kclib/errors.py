@@ -18,6 +18,10 @@ class StoreError(InputError):
     """The store cannot be read or written: full disk, no permission, damaged file."""
 
 
+class DegenerateFeatures(UserWarning):
+    """Features from which the answer is not unique; a regularised one is given."""
+
+
 def choose(what: str, given, allowed):
     """Return ``given`` if it is one of ``allowed``; otherwise raise with the nearest spelling.
 

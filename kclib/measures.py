@@ -1,8 +1,11 @@
 """Variances of features and their shares, with bootstrap intervals over images."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
+
+from .errors import InputError
 
 
 @dataclass(frozen=True)
@@ -67,21 +70,26 @@ class Evaluation:
         Of x* and of x^Δ.
     components : list of Moments
         Of x^(0), x^(1), ...
+    left : list of Moments
+        Of what orders 0 to k leave of x*, for each k, where orders were fitted lowest first; empty
+        where they were fitted jointly.
     """
 
     target: Moments
     components: list[Moments]
     residual_part: Moments
+    left: list[Moments] = field(default_factory=list)
 
     @property
     def explained(self) -> list[float]:
-        """Var(x^(k)) / Var(x*) of each order k, lowest first (Table 2's magnitudes, as shares).
+        """The share of Var(x*) that each order k explains, lowest first.
 
-        Orders of a jointly trained disentangler may cancel each other, so these shares need not
-        add up to 1 with `residual`.
+        Of orders fitted jointly, Var(x^(k)) / Var(x*), as in Table 2: they may cancel each other,
+        so these shares need not add up to 1 with `residual`. Of orders fitted lowest first, the
+        drop in residual variance that order k brings: with `residual` the shares add up to 1; on
+        the features of the fit none is negative, and each is Var(x^(k)) / Var(x*) too.
         """
-        whole = self.target.variance()
-        return [float(part.variance() / whole) for part in self.components]
+        return [float(share) for share in self._shares()[:-1]]
 
     @property
     def residual(self) -> float:
@@ -92,6 +100,7 @@ class Evaluation:
         """Return the moments as named tensors, for `from_tensors`."""
         parts = {"target": self.target, "residual": self.residual_part}
         parts |= {f"order{k}": part for k, part in enumerate(self.components)}
+        parts |= {f"left{k}": part for k, part in enumerate(self.left)}
         return {f"{n}.{field}": t for n, part in parts.items() for field, t in vars(part).items()}
 
     @classmethod
@@ -101,8 +110,11 @@ class Evaluation:
         def part(name: str) -> Moments:
             return Moments(tensors[f"{name}.mean"], tensors[f"{name}.square"])
 
-        orders = sum(name.startswith("order") for name in tensors) // 2
-        return cls(part("target"), [part(f"order{k}") for k in range(orders)], part("residual"))
+        def numbered(name: str) -> list[Moments]:
+            count = sum(key.startswith(name) for key in tensors) // 2
+            return [part(f"{name}{k}") for k in range(count)]
+
+        return cls(part("target"), numbered("order"), part("residual"), numbered("left"))
 
     def intervals(
         self, *, resamples: int = 1000, level: float = 0.95, seed: int = 0
@@ -126,9 +138,58 @@ class Evaluation:
             Lower and upper end for orders 0 to K, then for the residual.
         """
         weights = bootstrap_weights(len(self.target.square), resamples, seed)
+        return [quantiles(share, level) for share in self._shares(weights)]
+
+    def _shares(self, weights: torch.Tensor | None = None) -> list[torch.Tensor]:
+        """Return the share of each order and of the residual, in each resample."""
         whole = self.target.variance(weights)
-        shares = [part.variance(weights) / whole for part in (*self.components, self.residual_part)]
-        return [quantiles(share, level) for share in shares]
+        if not self.left:
+            parts = [part.variance(weights) for part in self.components]
+        else:
+            kept = [whole, *(part.variance(weights) for part in self.left)]
+            parts = [before - after for before, after in pairwise(kept)]
+        return [part / whole for part in (*parts, self.residual_part.variance(weights))]
+
+
+def supported_order(
+    held_out: Evaluation, *, least: float = 0.01, level: float = 0.95
+) -> tuple[int, list[tuple[float, float]]]:
+    """Return the highest order that other images support.
+
+    An order counts if its drop in residual variance is more than ``least`` beyond doubt: the whole
+    bootstrap interval over images lies above. The first order that does not count ends the search.
+
+    Parameters
+    ----------
+    held_out : Evaluation
+        Of a disentangler fitted lowest first, on images that it was not fitted on.
+    least : float
+        Smallest share of Var(x*) worth an order, 0 to below 1.
+    level : float
+        Coverage of the intervals, between 0 and 1.
+
+    Returns
+    -------
+    order : int
+        -1 if not even order 0 counts.
+    intervals : list of (float, float)
+        Of the share of each order, 0 to K.
+
+    Raises
+    ------
+    InputError
+        If the orders were fitted jointly: their shares are not drops.
+    """
+    if not held_out.left:
+        raise InputError(
+            "the orders of this evaluation were fitted jointly, so their shares do not say which "
+            'order to stop at; fit with solver="lowest_first".'
+        )
+    if not 0 <= least < 1:
+        raise InputError(f"least is {least}; allowed: 0 to below 1.")
+    intervals = held_out.intervals(level=level)[:-1]
+    missing = (k for k, (low, _) in enumerate(intervals) if low <= least)
+    return next(missing, len(intervals)) - 1, intervals
 
 
 def neighbour_products(feature: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

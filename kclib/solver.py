@@ -1,26 +1,39 @@
-"""Fitting a disentangler: our schedule, and the authors'.
+"""Fitting a disentangler: the paper's, fast or as the authors do, and one whose orders are apart.
 
-Both minimise the paper's objective, mean (g(x) - x*)^2 + penalty * sum_k p_k^2, for the same g.
+``"joint"`` and ``"authors"`` minimise the paper's objective, mean (g(x) - x*)^2 + penalty *
+sum_k p_k^2, for the same g. Plain Adam is slow because neighbouring positions and channels of a
+feature say nearly the same: in the weights' own coordinates the objective is a narrow valley.
+``"joint"`` therefore descends in coordinates in which the inputs of each layer are white, starts at
+the least-squares output layer and ends at it. ``"lowest_first"`` fits one order after the other,
+each to what the lower ones left.
 """
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+from torch import nn
+from torch.nn.utils import parametrize
 
-from .disentangler import Disentangler, channel_scale
-from .errors import InputError, choose
+from .disentangler import Chain, Disentangler, StagewiseDisentangler, channel_scale
+from .errors import DegenerateFeatures, InputError, choose
 from .features import resample
 from .measures import Evaluation, Moments
+from .normal_equations import NormalEquations
 from .training import autocast
 
-#: Names of the schedules. ``"joint"``: output layer in closed form, some epochs of Adam on a
-#: one-cycle rate, output layer in closed form again. ``"authors"``: 1,000 epochs of Adam, rate
-#: 1e-4 falling to 1e-6 on a log scale, weight decay 1e-4, as in the authors' published code.
-SOLVERS = ("joint", "authors")
-_RATE = 5e-4  # highest learning rate of "joint"
-_RIDGE = 1e-6  # added to the unit diagonal of the normal matrix: keeps dependent channels solvable
+#: Epochs that each solver takes by default. ``"authors"``: Adam, rate 1e-4 falling to 1e-6 on a log
+#: scale, weight decay 1e-4, as in the authors' published code.
+EPOCHS = {"joint": 4, "lowest_first": 4, "authors": 1000}
+SOLVERS = tuple(EPOCHS)
+#: Highest learning rate of each solver, for the weights' own coordinates or white ones.
+RATES = {"joint": 3e-3, "lowest_first": 3e-3, "authors": 1e-4}
+_RATE_OF_P = 1e-2
+_RISE = 0.15  # share of the steps in which the rate rises
+_ROWS_A_WEIGHT = 16  # positions a weight from which the coordinates are made white
+_CHUNK = 256  # images at a time in passes that only sum
 
 
 @dataclass(frozen=True)
@@ -29,21 +42,22 @@ class Fit:
 
     Attributes
     ----------
-    disentangler : Disentangler
-        In evaluation mode.
+    disentangler : Disentangler or StagewiseDisentangler
+        In evaluation mode; the latter with ``solver="lowest_first"``.
     evaluation : Evaluation
         On the features of the fit.
     loss : list of float
-        Mean squared error of each epoch, in units of the mean square of x*.
+        Mean squared error of each epoch, in units of the mean square of x*; with
+        ``solver="lowest_first"`` the epochs of order 1, then those of order 2, ...
     """
 
-    disentangler: Disentangler
+    disentangler: Disentangler | StagewiseDisentangler
     evaluation: Evaluation
     loss: list[float]
 
     @property
     def explained(self) -> list[float]:
-        """Var(x^(k)) / Var(x*) for k = 0 to K."""
+        """The share of Var(x*) that each order explains; see `Evaluation.explained`."""
         return self.evaluation.explained
 
     @property
@@ -68,6 +82,7 @@ def fit(
     norm: str = "image",
     epochs: int | None = None,
     batch: int = 64,
+    rate: float | None = None,
     device: torch.device | str = "cpu",
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Fit:
@@ -87,7 +102,8 @@ def fit(
     solver : str
         One of `SOLVERS`.
     penalty : float
-        Weight of the sum of the p_k^2, 0 or more (the authors: 0.1; 8.0 for AlexNet in Table 1).
+        Weight of the sum of the p_k^2, 0 or more (the authors: 0.1; 8.0 for AlexNet in Table 1);
+        not used by ``"lowest_first"``, whose orders need no push.
     seed : int
         Of the initial weights and of the order of images.
     kernel_size : int
@@ -95,9 +111,11 @@ def fit(
     norm : str
         ``"image"`` or ``"dataset"``; see `kclib.Disentangler`.
     epochs : int, optional
-        Passes over the features; 20 for ``"joint"``, 1,000 for ``"authors"``.
+        Passes over the features, ``EPOCHS[solver]`` by default; an order, with ``"lowest_first"``.
     batch : int
         Images a step (the authors: 64).
+    rate : float, optional
+        Highest learning rate, above 0; ``RATES[solver]`` by default.
     device : torch.device or str
     progress : callable, optional
         Called as ``progress(done, total, text)`` with steps done and in all.
@@ -111,70 +129,103 @@ def fit(
     InputError
         If the features do not belong together, hold NaN or infinity, vary nowhere, or an argument
         is out of its range.
+
+    Warns
+    -----
+    DegenerateFeatures
+        If channels of x never vary or repeat each other, or there are fewer positions than weights:
+        the answer is finite, but one of many.
     """
     choose("solver", solver, SOLVERS)
     if not 0 <= penalty < math.inf:
         raise InputError(f"penalty is {penalty}; allowed: 0 or more.")
-    epochs = {"joint": 20, "authors": 1000}[solver] if epochs is None else epochs
+    epochs = EPOCHS[solver] if epochs is None else epochs
     if epochs < 0 or batch < 2:
         raise InputError(f"epochs is {epochs} and batch {batch}; allowed: 0 and 2, or more.")
+    rate = RATES[solver] if rate is None else rate
+    if not 0 < rate < math.inf:
+        raise InputError(f"rate is {rate}; allowed: above 0.")
     x, target = x.detach(), target.detach()
     check_features(x, target, norm)
+    kind = StagewiseDisentangler if solver == "lowest_first" else Disentangler
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        g = Disentangler(x.shape[1], target.shape[1], order, kernel_size, norm).to(device)
+        g = kind(x.shape[1], target.shape[1], order, kernel_size, norm)
+    precision = torch.promote_types(target.dtype, torch.float32)
+    g.to(device=device, dtype=precision)
     size = math.sqrt(sum(float(part.double().square().sum()) for part in target.split(batch)))
     size /= math.sqrt(target.numel())
-    # Adam's rate has the scale of the weights: our schedule fits x* in units of its root mean
+    # Adam's rate has the scale of the weights: our schedules fit x* in units of its root mean
     # square, the authors' fits it as it is.
-    unit = size if solver == "joint" else 1.0
-    scaled = _Scaled(x, target, unit, device)
+    unit = 1.0 if solver == "authors" else size
+    pairs = _Pairs(x, target, unit, device, precision)
+    course = _Course(seed, epochs, batch, rate, progress)
     penalty /= unit**2  # the same objective, in those units
     if solver == "joint":
-        loss = _fit_joint(g, scaled, penalty, seed, epochs, batch, progress)
+        loss = _fit_network(g, pairs, penalty, course)
+    elif solver == "lowest_first":
+        loss = _fit_lowest_first(g, pairs, course)
     else:
-        loss = _fit_authors(g, scaled, penalty, seed, epochs, batch, progress)
+        loss = _fit_authors(g, pairs, penalty, course)
     with torch.no_grad():
-        g.linears[0].weight.mul_(unit)
+        for output in _output_layers(g):
+            for parameter in output.parameters():
+                parameter.mul_(unit)
     g.eval().cpu()
     loss = [error * (unit / size) ** 2 for error in loss]
-    return Fit(g, evaluate(g, x, target, batch=batch), loss)
+    return Fit(g, _evaluated(g, x, target, batch), loss)
 
 
-@torch.no_grad()
 def evaluate(
-    disentangler: Disentangler, x: torch.Tensor, target: torch.Tensor, *, batch: int = 64
+    disentangler: Disentangler | StagewiseDisentangler,
+    x: torch.Tensor,
+    target: torch.Tensor,
+    *,
+    batch: int = 64,
 ) -> Evaluation:
     """Split features with a fitted disentangler and measure the parts.
 
     Parameters
     ----------
-    disentangler : Disentangler
+    disentangler : Disentangler or StagewiseDisentangler
     x, target : torch.Tensor
         Features (N, C, H, W) and (N, C*, H*, W*).
     batch : int
         Images at a time; results do not depend on it.
     """
     check_features(x, target, disentangler.norm)
-    output = disentangler.linears[0]
+    output = _output_layers(disentangler)[0]
     if (x.shape[1], target.shape[1]) != (output.in_channels, output.out_channels):
         raise InputError(
             f"x has {x.shape[1]} channels and target {target.shape[1]}, but the disentangler was "
             f"made for {output.in_channels} and {output.out_channels}; give features of the same "
             "two networks at the same taps."
         )
-    disentangler.eval()
-    whole, parts, rest = [], [[] for _ in range(disentangler.order + 1)], []
+    return _evaluated(disentangler, x, target, batch)
+
+
+@torch.no_grad()
+def _evaluated(g, x, target, batch) -> Evaluation:
+    g.eval()
+    weight = _output_layers(g)[0].weight
+    stages = isinstance(g, StagewiseDisentangler)
+    whole, parts, left = [], [], []
     for a, b in zip(x.split(batch), target.split(batch), strict=True):
-        a, b = a.to(output.weight), b.to(output.weight)  # its device and precision
-        components = disentangler.decompose(resample(a, b.shape[2:]))
+        a, b = a.to(weight), b.to(weight)  # its device and precision
+        components = g.decompose(resample(a, b.shape[2:]))
         whole.append(Moments.of(b))
-        rest.append(Moments.of(b - components.sum(0)))
-        for kept, component in zip(parts, components, strict=True):
-            kept.append(Moments.of(component))
-    return Evaluation(
-        Moments.joined(whole), [Moments.joined(kept) for kept in parts], Moments.joined(rest)
+        parts.append([Moments.of(component) for component in components])
+        rests = b - components.cumsum(0) if stages else (b - components.sum(0))[None]
+        left.append([Moments.of(rest) for rest in rests])
+    parts, left = (
+        [Moments.joined(kept) for kept in zip(*all_, strict=True)] for all_ in (parts, left)
     )
+    return Evaluation(Moments.joined(whole), parts, left[-1], left if stages else [])
+
+
+def _output_layers(g: Disentangler | StagewiseDisentangler) -> list[nn.Conv2d]:
+    networks = g.chains if isinstance(g, StagewiseDisentangler) else [g]
+    return [network.linears[0] for network in networks]
 
 
 def check_features(x: torch.Tensor, target: torch.Tensor, norm: str) -> None:
@@ -220,21 +271,30 @@ def check_features(x: torch.Tensor, target: torch.Tensor, norm: str) -> None:
 
 
 @dataclass(frozen=True)
-class _Scaled:
-    """Pairs of features, read batch by batch, x* divided by ``unit``."""
+class _Pairs:
+    """Pairs of features, read batch by batch, x* divided by ``unit``.
+
+    With ``lower``, what that function of x leaves of x*.
+    """
 
     x: torch.Tensor
     target: torch.Tensor
     unit: float
     device: torch.device | str
+    precision: torch.dtype
+    lower: Callable[[torch.Tensor], torch.Tensor] | None = None
 
     def take(self, chosen) -> tuple[torch.Tensor, torch.Tensor]:
-        b = (self.target[chosen].to(self.device) / self.unit).float()
-        return resample(self.x[chosen].to(self.device).float(), b.shape[2:]), b
+        b = self.target[chosen].to(self.device, self.precision) / self.unit
+        a = resample(self.x[chosen].to(self.device, self.precision), b.shape[2:])
+        if self.lower is None:
+            return a, b
+        with torch.no_grad():
+            return a, b - self.lower(a)
 
-    def in_order(self, batch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for start in range(0, len(self.x), batch):
-            yield self.take(slice(start, start + batch))
+    def in_order(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for start in range(0, len(self.x), _CHUNK):
+            yield self.take(slice(start, start + _CHUNK))
 
     def shuffled(self, batch: int, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         order = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(seed))
@@ -242,72 +302,161 @@ class _Scaled:
             yield self.take(chosen)
 
 
-def _fit_joint(g, features, penalty, seed, epochs, batch, progress) -> list[float]:
-    if g.norm == "dataset":
-        _measure_scales(g, features, batch)
-    solve_output_layer(g, features.in_order(batch))
-    if g.order == 0:
-        return []  # the closed form is the optimum
-    steps = epochs * math.ceil(len(features.x) / batch)
-    optimizer = torch.optim.Adam(g.parameters(), lr=_RATE)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=_RATE, total_steps=steps + 1, cycle_momentum=False
-    )
-    loss = _descend(g, features, penalty, seed, epochs, batch, optimizer, schedule, True, progress)
-    if g.norm == "dataset":
-        _measure_scales(g, features, batch)
-    solve_output_layer(g, features.in_order(batch))
-    return loss
+@dataclass(frozen=True)
+class _Course:
+    """How long and in which order a descent runs, and who is told."""
+
+    seed: int
+    epochs: int
+    batch: int
+    rate: float
+    progress: Callable[[int, int, str], None] | None
+    before: int = 0  # descents that have run
+    descents: int = 1  # of this fit
+
+    def tell(self, done: int, steps: int, epoch: int) -> None:
+        if self.progress is not None:
+            text = f"epoch {epoch + 1} of {self.epochs}"
+            if self.descents > 1:
+                text = f"order {self.before + 1} of {self.descents}, {text}"
+            self.progress(self.before * steps + done, self.descents * steps, text)
 
 
-def _fit_authors(g, features, penalty, seed, epochs, batch, progress) -> list[float]:
-    per_epoch = math.ceil(len(features.x) / batch)
-    optimizer = torch.optim.Adam(g.parameters(), lr=1e-4, weight_decay=1e-4)
-    last = max(1, epochs - 1)
+def _fit_lowest_first(g: StagewiseDisentangler, pairs: _Pairs, course: _Course) -> list[float]:
+    history = []
+    for k, chain in enumerate(g.chains):
+        left = pairs
+        if k:
+            left = replace(pairs, lower=lambda x, below=g.chains[:k]: sum(c(x) for c in below))
+            # Deeper steps start from those that the order below found.
+            for layer, found in zip(chain.linears[2:], g.chains[k - 1].linears[1:], strict=True):
+                layer.load_state_dict(found.state_dict())
+        part = replace(course, before=max(k - 1, 0), descents=g.order)
+        history += _fit_network(chain, left, 0.0, part)
+    return history
+
+
+def _fit_network(
+    network: Disentangler | Chain, pairs: _Pairs, penalty: float, course: _Course
+) -> list[float]:
+    """Fit all layers at once: descend in white coordinates, then solve for the output layer."""
+    history = []
+    network.eval()
+    if network.order > 0:
+        some = _some(pairs, network, course.seed)
+        _measure_scales(network, lambda: some)
+        _make_white(network, some)
+        named = dict(network.named_parameters())
+        p_logits = [named.pop("p_logits")] if "p_logits" in named else []
+        optimizer = torch.optim.Adam([{"params": list(named.values())}, {"params": p_logits}])
+        steps = course.epochs * math.ceil(len(pairs.x) / course.batch)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, [course.rate, _RATE_OF_P], steps + 1, pct_start=_RISE, cycle_momentum=False
+        )
+        history = _descend(network, pairs, penalty, course, optimizer, schedule, mixed=True)
+        for layer in network.linears:
+            parametrize.remove_parametrizations(layer, "weight")
+    _measure_scales(network, pairs.in_order)
+    solved = _solve_output_layer(network, pairs.in_order())
+    # What the units of a chain say twice is no fault of the features.
+    if solved.degeneracy and (network.order == 0 or isinstance(network, Disentangler)):
+        warnings.warn(
+            f"The least-squares weights are not unique: {solved.degeneracy}. A small ridge chooses "
+            "among them; shares on other images say how far to trust the fit.",
+            DegenerateFeatures,
+            stacklevel=4,
+        )
+    return history
+
+
+def _fit_authors(g: Disentangler, pairs: _Pairs, penalty: float, course: _Course) -> list[float]:
+    per_epoch = math.ceil(len(pairs.x) / course.batch)
+    optimizer = torch.optim.Adam(g.parameters(), lr=course.rate, weight_decay=1e-4)
+    last = max(1, course.epochs - 1)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: 0.01 ** ((step // per_epoch) / last)
     )
-    return _descend(g, features, penalty, seed, epochs, batch, optimizer, schedule, False, progress)
+    return _descend(g, pairs, penalty, course, optimizer, schedule, mixed=False)
 
 
 @torch.enable_grad()
-def _descend(
-    g, features, penalty, seed, epochs, batch, optimizer, schedule, mixed, progress
-) -> list[float]:
+def _descend(network, pairs, penalty, course, optimizer, schedule, *, mixed: bool) -> list[float]:
     """Run epochs of stochastic descent; return each epoch's mean squared error."""
-    g.train()
+    network.train()
     history, done = [], 0
-    steps = epochs * math.ceil(len(features.x) / batch)
-    for epoch in range(epochs):
-        total = torch.zeros((), device=features.device)
-        for x, target in features.shuffled(batch, seed * 100_003 + epoch):
-            with autocast(features.device, enabled=mixed):
-                output = g(x)
-            error = (output.float() - target).square().mean()
+    steps = course.epochs * math.ceil(len(pairs.x) / course.batch)
+    for epoch in range(course.epochs):
+        total = torch.zeros((), device=pairs.device)
+        for x, target in pairs.shuffled(course.batch, course.seed * 100_003 + epoch):
+            with autocast(pairs.device, enabled=mixed):
+                output = network(x)
+            error = (output.to(target.dtype) - target).square().mean()
             optimizer.zero_grad(set_to_none=True)
-            (error + penalty * g.penalty()).backward()
+            (error + penalty * network.penalty() if penalty else error).backward()
             optimizer.step()
             schedule.step()
             total += error.detach() * len(x)
             done += 1
-            if progress is not None:
-                progress(done, steps, f"epoch {epoch + 1} of {epochs}")
-        history.append(float(total) / len(features.x))
-    g.eval()
+            course.tell(done, steps, epoch)
+        history.append(float(total) / len(pairs.x))
+    network.eval()
     return history
 
 
+class _White(nn.Module):
+    """A layer's weights in coordinates in which its inputs are white."""
+
+    def __init__(self, whitener: torch.Tensor):
+        super().__init__()
+        self.register_buffer("whitener", whitener)  # (C k k, C k k)
+
+    def forward(self, coordinates: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(coordinates.device.type, enabled=False):
+            return (coordinates.flatten(1) @ self.whitener).view_as(coordinates)
+
+    def right_inverse(self, weight: torch.Tensor) -> torch.Tensor:
+        solution = torch.linalg.solve(self.whitener, weight.flatten(1), left=False)
+        return solution.view_as(weight)
+
+
+def _some(pairs: _Pairs, network, seed: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Return batches of images at random, enough to tell which coordinates are white."""
+    weights = network.linears[0].weight[0].numel()
+    batches, rows = [], 0
+    for x, target in pairs.shuffled(_CHUNK, seed):
+        batches.append((x, target))
+        rows += target.shape[0] * target.shape[2] * target.shape[3]
+        if rows >= _ROWS_A_WEIGHT * weights:
+            break
+    return batches
+
+
 @torch.no_grad()
-def _measure_scales(g: Disentangler, features: _Scaled, batch: int) -> None:
+def _make_white(network: Disentangler | Chain, batches) -> None:
+    """Start from the best output layer, and let descent see white inputs at every layer."""
+    whiteners = [_solve_output_layer(network, batches).whitener()]
+    for k in range(1, network.order + 1):
+        equations = NormalEquations(network.linears[k].kernel_size[0])
+        for x, _ in batches:
+            equations.add(network.inner(x, k))
+        whiteners.append(equations.whitener())
+    for layer, whitener in zip(network.linears, whiteners, strict=True):
+        white = _White(whitener.to(layer.weight))
+        parametrize.register_parametrization(layer, "weight", white)
+
+
+@torch.no_grad()
+def _measure_scales(g: Disentangler, batches: Callable) -> None:
     """Freeze the divisors of ``norm="dataset"`` at the statistics of all features.
 
     From the innermost unit outwards, because each depends on the ones below it; the divisors are
     standard deviations over all images and positions, the paper's Sigma.
     """
-    g.eval()
+    if g.norm != "dataset":
+        return
     for k in (0, *range(g.order, 0, -1)):
         count, first, second = 0, 0.0, 0.0
-        for x, _ in features.in_order(batch):
+        for x, _ in batches():
             h = x if k == 0 else g.linears[k](g.inner(x, k))
             count += h.shape[0] * h.shape[2] * h.shape[3]
             first = first + h.double().sum((0, 2, 3))
@@ -316,37 +465,14 @@ def _measure_scales(g: Disentangler, features: _Scaled, batch: int) -> None:
 
 
 @torch.no_grad()
-def solve_output_layer(g: Disentangler, batches) -> None:
-    """Put W_0 at its least-squares optimum for the present inner layers.
-
-    Accumulates the normal equations of the regression of x* on the patches that W_0 sees.
-
-    Parameters
-    ----------
-    g : Disentangler
-    batches : iterable of (torch.Tensor, torch.Tensor)
-        Pairs of x (N, C, H, W) and x* (N, C*, H, W).
-    """
-    g.eval()
-    weight = g.linears[0].weight  # (C*, C, k, k)
-    normal, right = 0.0, 0.0
+def _solve_output_layer(network: Disentangler | Chain, batches) -> NormalEquations:
+    """Put W_0, and its constant if it has one, at the optimum for the present inner layers."""
+    output = network.linears[0]
+    equations = NormalEquations(output.kernel_size[0])
     for x, target in batches:
-        patches = torch.nn.functional.unfold(
-            g.inner(x), weight.shape[2:], padding=weight.shape[2] // 2
-        )  # (N, C k k, H W)
-        patches = patches.transpose(0, 1).flatten(1)  # (C k k, N H W)
-        wanted = target.transpose(0, 1).flatten(1)  # (C*, N H W)
-        normal = normal + (patches @ patches.T).double()
-        right = right + (patches @ wanted.T).double()
-    size = normal.diagonal().sqrt()
-    size = size.where(size > 0, 1)  # what is always zero gets the weight zero
-    normal = normal / size / size[:, None]
-    ridge = _RIDGE
-    unstable = True
-    while unstable:  # float32 products can leave eigenvalues a little below zero
-        factor, unstable = torch.linalg.cholesky_ex(
-            normal.diagonal_scatter(normal.diagonal() + ridge)
-        )
-        ridge *= 10
-    solution = torch.cholesky_solve(right / size[:, None], factor) / size[:, None]  # (C k k, C*)
-    weight.copy_(solution.T.reshape(weight.shape))
+        equations.add(network.inner(x), target)
+    weight, constant = equations.solve(intercept=output.bias is not None)
+    output.weight.copy_(weight)
+    if output.bias is not None:
+        output.bias.copy_(constant)
+    return equations

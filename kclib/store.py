@@ -163,7 +163,8 @@ def imported_modules(module: str) -> frozenset[str]:
     return frozenset(found)
 
 
-def direct_imports(source: str) -> set[str]:
+@cache
+def direct_imports(source: str) -> frozenset[str]:
     """Return the names of kclib's modules that Python source imports."""
     modules = {path.stem for path in _PACKAGE.glob("*.py")}
     names = set()
@@ -176,9 +177,10 @@ def direct_imports(source: str) -> set[str]:
             names |= {alias.name.split(".")[-1] for alias in node.names if "kclib" in alias.name}
     if "kclib" in names:  # ``from kclib import fit``: the package's own imports say where it is
         names |= direct_imports((_PACKAGE / "__init__.py").read_text())
-    return (names & modules) - _NEUTRAL
+    return frozenset((names & modules) - _NEUTRAL)
 
 
+@cache
 def _bare_code(source: str) -> str:
     """Return source code without what does not run."""
     tree = ast.parse(source)

@@ -280,7 +280,8 @@ def _check_labels(labels: torch.Tensor, classes: int) -> None:
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
         raise InputError(
-            f"labels reach from {low} to {high}; allowed: 0 to {classes - 1}, the network's classes."
+            f"labels reach from {low} to {high}; allowed: 0 to {classes - 1}, "
+            "the network's classes."
         )
 
 

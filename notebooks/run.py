@@ -2,15 +2,20 @@
 
 import argparse
 import os
+import re
 import sys
 from pathlib import Path
 
-import nbformat
-import papermill
+try:  # Ctrl-C may come in the seconds that these take
+    import nbformat
+    import papermill
 
-from kclib import parameters
-from kclib.atomic import replace_file
-from kclib.errors import InputError, choose
+    from kclib import parameters
+    from kclib.atomic import replace_file
+    from kclib.errors import InputError, choose
+except KeyboardInterrupt:
+    print("interrupted: nothing was begun.", file=sys.stderr)
+    sys.exit(130)
 
 FOLDER = Path(__file__).parent
 
@@ -69,7 +74,10 @@ def in_place(notebook: str, given: dict) -> Path:
 
 
 def tidied(path: Path) -> str:
-    """Return an executed notebook without what changes from run to run: time stamps and paths."""
+    """Return an executed notebook without what changes from run to run.
+
+    That is time stamps, and the identifiers and addresses that pandas gives to styled tables.
+    """
     notebook = nbformat.read(path, as_version=4)
     notebook.metadata.pop("papermill", None)
     notebook.metadata.pop("widgets", None)
@@ -83,7 +91,11 @@ def tidied(path: Path) -> str:
             cell.id = "injected-parameters"  # papermill draws one
         if tags:
             cell.metadata.tags = tags
-    return nbformat.writes(notebook) + "\n"
+    text = nbformat.writes(notebook) + "\n"
+    tables = dict.fromkeys(re.findall(r'<table id=\\"(T_[0-9a-f]{5})\\"', text))
+    for number, drawn in enumerate(tables, start=1):
+        text = text.replace(drawn, f"T_{number}")
+    return re.sub(r"(<pandas\.[\w.]+) at 0x[0-9a-f]+>", r"\1>", text)
 
 
 def main() -> int:

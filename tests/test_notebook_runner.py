@@ -7,11 +7,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import papermill
 import pytest
+import torch
 
+from kclib import profiles
 from kclib.errors import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -95,6 +98,38 @@ def test_a_refusal_in_a_terminal_is_one_line_and_exit_status_2(tmp_path):
     assert done.stderr.startswith("error: there is no parameter of table1_instability 'ordre'.")
     assert len(done.stderr.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "module"),
+    [
+        ("-m kclib network x", "torchvision"),
+        ("-m kclib network x", "kclib.profiles"),
+        ("notebooks/run.py x", "papermill"),
+        ("notebooks/run.py x", "torchvision"),
+    ],
+)
+def test_ctrl_c_during_the_imports_is_one_line_and_exit_status_130(tmp_path, words, module):
+    # A process that gets the signal when it comes to import the module.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "class Interrupted:\n"
+        "    @staticmethod\n"
+        "    def find_spec(name, *_):\n"
+        f"        if name == {module!r}:\n"
+        "            signal.raise_signal(signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupted)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, *words.split()],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 130 and done.stdout == ""
+    assert done.stderr.startswith("interrupted: ") and len(done.stderr.splitlines()) == 1
 
 
 def test_a_notebook_is_refreshed_in_place_with_its_own_parameters_only(
@@ -189,10 +224,63 @@ def test_refreshing_in_place_changes_outputs_only(small, monkeypatch):
     assert '"# A title\\n",\n' in first and first.endswith("}\n")
 
 
+def test_styled_tables_are_the_same_at_every_run(small, monkeypatch, tmp_path):
+    small("import pandas\nfor k in range(2):\n    display(pandas.DataFrame([{'a': k}]).style)")
+    for name in ("one.ipynb", "two.ipynb"):
+        assert call(monkeypatch, "small", "--output", tmp_path / name) == 0
+    text = (tmp_path / "one.ipynb").read_text()
+    assert text == (tmp_path / "two.ipynb").read_text()
+    for number in (1, 2):
+        assert f'<table id=\\"T_{number}\\">' in text and f"T_{number}_row0_col0" in text
+    assert "<pandas.io.formats.style.Styler>" in text and " at 0x" not in text
+
+
 def test_unfinished_runs_are_no_notebooks(small):
     path = small("print()")
     path.with_name(".123-small.ipynb").write_text("{}")
     assert run.names() == ["small"]
+
+
+# Fig. 1
+
+
+@pytest.fixture
+def fig1():
+    """The cells of Fig. 1's notebook, by id."""
+    notebook = nbformat.read(ROOT / "notebooks" / "fig1_fuzziness_levels.ipynb", as_version=4)
+    return {cell.id: cell for cell in notebook.cells}
+
+
+@pytest.mark.parametrize("channel", [1, 3, 4, 99])
+def test_fig1_refuses_a_filter_that_is_dead_or_not_there_before_the_fit(fig1, channel):
+    target = torch.randn(5, 4, 3, 3)
+    target[:, [1, 3]] = 0.1  # as from a filter whose inputs are all zero
+
+    class Study:
+        needs = SimpleNamespace(networks={"a": ["tap"]})
+        pairs = staticmethod(lambda: [("", (SimpleNamespace(name="a"),) * 2)])
+        network = staticmethod(lambda _: (None, {"test_accuracy": 1.0}))
+        features = staticmethod(lambda *_: target)
+        compare = staticmethod(lambda *_, **__: pytest.fail("the fit began"))
+
+    given = {"study": Study, "channel": channel, "InputError": InputError}
+    with pytest.raises(InputError) as caught:
+        exec(fig1["cell-05"].source, given)
+    assert str(caught.value) == (
+        f"channel is {channel}; allowed are the filters 0 to 3 of tap, except those that give one "
+        "value everywhere (1, 3); -1 chooses the one that varies most."
+    )
+
+
+def test_fig1_says_whose_photographs_it_shows(fig1):
+    figure = fig1["cell-07"].metadata.mystnb
+    called = {"creatures": "Creatures", "cub200": "CUB-200-2011"}
+    caption = figure.figure.caption.split("Images: ")[1]
+    for part in caption.split(", "):
+        [name] = [name for name in called if called[name] in part]
+        for profile in profiles.names():
+            assert (profiles.load(profile).data.name == name) == (profile in part)
+    assert "CUB-200-2011" in figure.image.alt
 
 
 # The real thing

@@ -464,6 +464,7 @@ def package(tmp_path, monkeypatch):
     def forget():
         code_digest.cache_clear()
         imported_modules.cache_clear()
+        direct_imports.cache_clear()
 
     yield digest
     forget()

@@ -1,0 +1,197 @@
+"""Least squares for a convolution: normal equations in one streaming pass, without patches.
+
+The normal matrix of a 3 x 3 convolution over zero-padded maps holds, for each pair of kernel
+offsets u and v, the products of x at q and at q + v - u, summed over positions. But for what the
+border cuts off, that depends on v - u alone: it is the correlation of the map with itself, a
+product in the Fourier domain. A map of H x W positions then costs about (H + 2)(W + 3) / 2 complex
+products of channels, where patches cost 81 H W real ones.
+"""
+
+import torch
+from torch.nn import functional as F
+
+_RIDGE = 1e-6  # on the unit diagonal of a scaled normal matrix: keeps dependent inputs solvable
+_WHITENING_RIDGE = 1e-2  # directions weaker than this share of an input are not amplified further
+_OFFSETS = [(a, b) for a in (-1, 0, 1) for b in (-1, 0, 1)]
+
+
+class NormalEquations:
+    """Sums over images and positions that give a convolution's least-squares weights.
+
+    Products are taken in the precision of what is added and summed in float64, on its device.
+
+    Parameters
+    ----------
+    kernel_size : int
+        1 or 3; the convolution pads with zeros to keep the map's size.
+
+    Attributes
+    ----------
+    rows : int
+        Positions of all images added so far.
+    degeneracy : str or None
+        Why the weights last solved for are not the only ones; None where they are.
+    """
+
+    def __init__(self, kernel_size: int):
+        self.kernel_size = kernel_size
+        self.rows = 0
+        self.degeneracy = None
+        self._spectrum = self._cross = 0.0  # of x with itself and with the target
+        self._borders: dict = {}  # products that the border cuts off
+        self._sum = self._target_sum = 0.0
+
+    def add(self, x: torch.Tensor, target: torch.Tensor | None = None) -> None:
+        """Add images: inputs (N, C, H, W) and, to solve for, wanted outputs (N, C*, H, W)."""
+        self.rows += x.shape[0] * x.shape[2] * x.shape[3]
+        self._sum = self._sum + x.double().sum(0)  # (C, H, W)
+        if self.kernel_size == 1:
+            flat = x.transpose(0, 1).flatten(1)  # (C, N H W)
+            self._spectrum = self._spectrum + (flat @ flat.T).double()
+        else:
+            spectra = _spectra(x)  # (frequencies, C, N)
+            self._spectrum = self._spectrum + _products(spectra, spectra)
+            for name, value in _border_products(x).items():
+                self._borders[name] = self._borders.get(name, 0.0) + value.double()
+        if target is None:
+            return
+        self._target_sum = self._target_sum + target.double().sum((0, 2, 3))
+        if self.kernel_size == 1:
+            wanted = target.transpose(0, 1).flatten(1)  # (C*, N H W)
+            self._cross = self._cross + (flat @ wanted.T).double()
+        else:
+            self._cross = self._cross + _products(spectra, _spectra(target))
+
+    def matrix(self) -> torch.Tensor:
+        """Return the sum of products of all pairs of weights' inputs, float64 (C k k, C k k)."""
+        if self.kernel_size == 1:
+            return self._spectrum
+        products = self._correlations(self._spectrum)
+        channels = products.shape[-1]
+        matrix = products.new_empty(channels, 9, channels, 9)
+        for u, (a, b) in enumerate(_OFFSETS):
+            for v, (a2, b2) in enumerate(_OFFSETS):
+                block = products[a2 - a, b2 - b].clone()
+                if a == a2 != 0:
+                    block -= self._borders["row", a, b2 - b]
+                if b == b2 != 0:
+                    block -= self._borders["column", b, a2 - a]
+                if a == a2 != 0 and b == b2 != 0:
+                    block += self._borders["corner", a, b]
+                matrix[:, u, :, v] = block
+        return matrix.flatten(2, 3).flatten(0, 1)
+
+    def right(self) -> torch.Tensor:
+        """Return the sum of products of weights' inputs and targets, float64 (C k k, C*)."""
+        if self.kernel_size == 1:
+            return self._cross
+        products = self._correlations(self._cross)
+        return torch.stack([products[-a, -b] for a, b in _OFFSETS], 1).flatten(0, 1)
+
+    def solve(self, *, intercept: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the weights that leave the least mean square, slightly regularised.
+
+        Parameters
+        ----------
+        intercept : bool
+            Also fit a constant per output channel; it is 0 otherwise.
+
+        Returns
+        -------
+        weight : torch.Tensor
+            float64, shape (C*, C, k, k).
+        constant : torch.Tensor
+            float64, shape (C*,).
+        """
+        matrix, right = self.matrix(), self.right()
+        inputs = self._input_sums() / self.rows
+        wanted = self._target_sum / self.rows
+        if intercept:
+            matrix = matrix - self.rows * inputs[:, None] * inputs
+            right = right - self.rows * inputs[:, None] * wanted
+        size = _sizes(matrix)
+        matrix = matrix / size / size[:, None]
+        ridge, unstable = _RIDGE, True
+        while unstable:  # float32 products can leave eigenvalues a little below zero
+            factor, unstable = torch.linalg.cholesky_ex(
+                matrix.diagonal_scatter(matrix.diagonal() + ridge)
+            )
+            ridge *= 10
+        self.degeneracy = self._degeneracy(factor)
+        solution = torch.cholesky_solve(right / size[:, None], factor) / size[:, None]
+        constant = wanted - inputs @ solution if intercept else torch.zeros_like(wanted)
+        kernel = (self.kernel_size, self.kernel_size)
+        return solution.T.unflatten(1, (-1, *kernel)), constant
+
+    def whitener(self) -> torch.Tensor:
+        """Return the matrix P for which gradient descent on U, with weights U P, is conditioned.
+
+        The inverse of P^T P is the mean product of inputs, up to a ridge on weak directions.
+
+        Returns
+        -------
+        torch.Tensor
+            float32, shape (C k k, C k k).
+        """
+        matrix = self.matrix() / self.rows
+        size = _sizes(matrix)
+        values, vectors = torch.linalg.eigh((matrix / size / size[:, None]).float())
+        root = vectors / (values.clamp_min(0) + _WHITENING_RIDGE).sqrt() @ vectors.T
+        return root / size.float()
+
+    def _correlations(self, spectrum: torch.Tensor) -> torch.Tensor:
+        """Return products summed over positions, indexed by offset: (H + 2, W + 2, C, C')."""
+        size = (self._sum.shape[1] + 2, self._sum.shape[2] + 2)
+        spectrum = spectrum.unflatten(0, (size[0], size[1] // 2 + 1))
+        return torch.fft.irfft2(spectrum, s=size, dim=(0, 1))
+
+    def _input_sums(self) -> torch.Tensor:
+        """Return the sum of each weight's input over images and positions, (C k k,)."""
+        if self.kernel_size == 1:
+            return self._sum.sum((1, 2))
+        return F.unfold(self._sum[None], 3, padding=1)[0].sum(1)
+
+    def _degeneracy(self, factor: torch.Tensor) -> str | None:
+        weights = len(factor)
+        dependent = int((factor.diagonal().square() < 10 * _RIDGE).sum())
+        if self.rows < weights:
+            return f"there are {self.rows:,} positions for {weights:,} weights of an output"
+        if dependent:
+            return f"{dependent} of the {weights:,} inputs are sums of others, or never vary"
+        return None
+
+
+def _spectra(x: torch.Tensor) -> torch.Tensor:
+    """Return the Fourier transforms of maps (N, C, H, W), padded: (frequencies, C, N)."""
+    size = (x.shape[2] + 2, x.shape[3] + 2)  # offsets reach from -2 to 2
+    return torch.fft.rfft2(x, s=size).permute(2, 3, 1, 0).flatten(0, 1).contiguous()
+
+
+def _products(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    return torch.bmm(one.conj(), other.transpose(1, 2)).to(torch.complex128)
+
+
+def _border_products(x: torch.Tensor) -> dict[tuple, torch.Tensor]:
+    """Return the products that a kernel's offset moves out of the map, each (C, C).
+
+    Offset -1 never reads the last row or column, offset 1 never the first.
+    """
+    found = {}
+    for offset, index in ((-1, -1), (1, 0)):
+        for name, line in (("row", x[:, :, index]), ("column", x[:, :, :, index])):
+            line = line.transpose(0, 1)  # (C, N, W or H)
+            for shift in range(3):
+                kept = max(line.shape[2] - shift, 0)
+                product = line[:, :, :kept].flatten(1) @ line[:, :, shift:].flatten(1).T
+                found[name, offset, shift] = product
+                found[name, offset, -shift] = product.T
+        for across, column in ((-1, -1), (1, 0)):
+            corner = x[:, :, index, column]  # (N, C)
+            found["corner", offset, across] = corner.T @ corner
+    return found
+
+
+def _sizes(matrix: torch.Tensor) -> torch.Tensor:
+    """Return the root mean square of each input; 1 for what is always 0, whose weight stays 0."""
+    size = matrix.diagonal().clamp_min(0).sqrt()
+    return size.where(size > 0, 1)
