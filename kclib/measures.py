@@ -98,7 +98,9 @@ class Evaluation:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return the moments as named tensors, for `from_tensors`."""
-        parts = {"target": self.target, "residual": self.residual_part}
+        parts = {"target": self.target}
+        if not self.left:  # otherwise the residual is the last of them
+            parts["residual"] = self.residual_part
         parts |= {f"order{k}": part for k, part in enumerate(self.components)}
         parts |= {f"left{k}": part for k, part in enumerate(self.left)}
         return {f"{n}.{field}": t for n, part in parts.items() for field, t in vars(part).items()}
@@ -114,7 +116,8 @@ class Evaluation:
             count = sum(key.startswith(name) for key in tensors) // 2
             return [part(f"{name}{k}") for k in range(count)]
 
-        return cls(part("target"), numbered("order"), part("residual"), numbered("left"))
+        left = numbered("left")
+        return cls(part("target"), numbered("order"), left[-1] if left else part("residual"), left)
 
     def intervals(
         self, *, resamples: int = 1000, level: float = 0.95, seed: int = 0

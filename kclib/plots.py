@@ -1,6 +1,7 @@
 """How the book draws: one style, maps of features, and shares with intervals."""
 
 import matplotlib.pyplot as plt
+import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
@@ -41,15 +42,16 @@ def shares(
     labels : list of str
         Rows, from the top.
     series : dict
-        From name to values (None: no mark), intervals or None, and colour.
+        From name to values (None or NaN: no mark), intervals or None, and colour.
     xlabel : str
         What the numbers are, with their unit.
     """
-    figure, axes = plt.subplots(figsize=(7.5, 0.45 * len(labels) + 1.2), layout="constrained")
-    marks = ("D", "s", "o")
+    height = 0.12 * (len(series) + 1) * len(labels) + 1.2
+    figure, axes = plt.subplots(figsize=(7.5, height), layout="constrained")
+    marks = ("D", "s", "o", "^", "v")
     for number, (name, (values, intervals, colour)) in enumerate(series.items()):
-        shift = 0.22 * (number - (len(series) - 1) / 2)
-        rows = [k for k, value in enumerate(values) if value is not None]
+        shift = 0.8 / (len(series) + 1) * (number - (len(series) - 1) / 2)
+        rows = [k for k, value in enumerate(values) if not pd.isna(value)]
         axes.plot(
             [values[k] for k in rows],
             [k + shift for k in rows],

@@ -55,7 +55,9 @@ class Artefact(_Strict):
     networks: dict[str, tuple[str, ...]] = Field(
         default={}, description="from network to the taps that are read"
     )
-    conditions: tuple[Literal[CONDITIONS], ...] = ("initialisations",)
+    conditions: dict[Literal[CONDITIONS], int] = Field(
+        default={"initialisations": 1}, description="from condition to the number of pairs"
+    )
 
 
 class Profile(_Strict):

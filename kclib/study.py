@@ -22,7 +22,7 @@ from . import (
     training,
 )
 from .datasets import ImageSet
-from .disentangler import Disentangler
+from .disentangler import Disentangler, StagewiseDisentangler
 from .errors import InputError, choose
 from .measures import Evaluation
 from .store import Store, code_digest
@@ -95,7 +95,7 @@ class Comparison:
 
     Attributes
     ----------
-    disentangler : Disentangler
+    disentangler : Disentangler or StagewiseDisentangler
         Fitted on training images.
     train, test : Evaluation
         Of that fit on the training images and on the test images.
@@ -105,7 +105,7 @@ class Comparison:
         That the fit took.
     """
 
-    disentangler: Disentangler
+    disentangler: Disentangler | StagewiseDisentangler
     train: Evaluation
     test: Evaluation
     loss: list[float]
@@ -171,12 +171,18 @@ class Study:
         self._began = time.perf_counter()
 
     def pairs(self) -> list[tuple[str, tuple[Member, Member]]]:
-        """Return the pairs of networks that the notebook compares, each with its condition."""
-        seed = self.parameters["seed"]
+        """Return the pairs of networks that the notebook compares, each with its condition.
+
+        The first pairs of all conditions and networks come first, then the second pairs, if the
+        profile asks for more than one.
+        """
+        seed, conditions = self.parameters["seed"], self.needs.conditions
         return [
-            (condition, pair(name, condition, seed))
-            for condition in self.needs.conditions
+            (condition, pair(name, condition, seed + number))
+            for number in range(max(conditions.values()))
+            for condition, count in conditions.items()
             for name in self.needs.networks
+            if number < count
         ]
 
     def images(self, split: str, size: int) -> ImageSet:
@@ -297,13 +303,8 @@ class Study:
             for split, evaluation in (("train", fit.evaluation), ("test", held_out)):
                 tensors |= {f"{split}.{k}": v for k, v in evaluation.tensors().items()}
             g = fit.disentangler
-            shape = {
-                "in_channels": g.linears[0].in_channels,
-                "out_channels": g.linears[0].out_channels,
-                "order": g.order,
-                "kernel_size": g.linears[0].kernel_size[0],
-                "norm": g.norm,
-            }
+            shape = {"in_channels": x.shape[1], "out_channels": target.shape[1]}
+            shape |= {"order": g.order, "norm": g.norm}
             seconds = round(time.perf_counter() - began, 1)
             return tensors, {"shape": shape, "loss": fit.loss, "seconds": seconds}
 
@@ -314,7 +315,8 @@ class Study:
         }
         path = self.store.path("fits", spec, ("solver",))
         tensors, record = self.store.make(path, make)
-        g = Disentangler(**record["shape"])
+        stages = options.get("solver") == "lowest_first"
+        g = (StagewiseDisentangler if stages else Disentangler)(**record["shape"])
         g.load_state_dict(_under("g.", tensors))
         return Comparison(
             g.eval(),

@@ -67,7 +67,7 @@ BAD = {
     "fraction": (["table1_instability", "-p", "order", "2.5"], "whole numbers from 0 to 5"),
     "seed": (["fig2_disentangler", "-p", "seed", "-1"], "from 0 to 1000000"),
     "resamples": (["table2_orders", "-p", "resamples", "3"], "from 20"),
-    "word": (["table1_instability", "-p", "norm", "imge"], "Did you mean 'image'"),
+    "word": (["fig1_fuzziness_levels", "-p", "norm", "imge"], "Did you mean 'image'"),
     "profile": (["table1_instability", "--profile", "quik"], "Did you mean 'quick'"),
     "second of two": (
         ["table1_instability", "-p", "seed", "3", "-p", "order", "9"],
