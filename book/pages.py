@@ -86,6 +86,30 @@ def runtimes(results: dict[str, dict[str, Result]]) -> str:
     return "\n".join([*lines, ""])
 
 
+def normalisations(results: dict[str, dict[str, Result]]) -> str:
+    """Return the table of what each normalisation leaves, of a copy and of another network."""
+    lines = [
+        "| profile | feature | `norm=\"image\"` | `norm=\"dataset\"` |",
+        "| --- | --- | --- | --- |",
+    ]
+    for profile, artefacts in results.items():
+        rows = artefacts["fig2_disentangler"].rows if "fig2_disentangler" in artefacts else []
+        copies = {r["norm"]: r["residual"] for r in rows if r["example"].startswith("shuffled")}
+        if copies:
+            cells = f"{copies['image']:.3f} | {copies['dataset']:.1e}"
+            lines.append(f"| {profile} | a copy of itself, channels shuffled, order 0 | {cells} |")
+        rows = artefacts["table1_instability"].rows if "table1_instability" in artefacts else []
+        shares: dict[str, dict[str, float]] = {}
+        for row in rows:
+            place = f"{row['network']} {row['tap']}, {row['condition']}, seed {row.get('seed')}"
+            shares.setdefault(place, {})[row.get("fit")] = row["instability"]
+        for place, found in shares.items():
+            if {"joint, per image", "joint, data set"} <= found.keys():
+                cells = f"{found['joint, per image']:.3f} | {found['joint, data set']:.3f}"
+                lines.append(f"| {profile} | {place}, joint fit, test images | {cells} |")
+    return "\n".join([*lines, ""])
+
+
 def _cell(text: str) -> str:
     """Return text that a cell of a Markdown table can hold."""
     return " ".join(text.split()).replace("|", "\\|")
@@ -93,5 +117,5 @@ def _cell(text: str) -> str:
 
 def write(folder: Path, results: dict[str, dict[str, Result]]) -> None:
     """Write all computed pages into a folder."""
-    for page in (summary, claims, runtimes):
+    for page in (summary, claims, runtimes, normalisations):
         replace_file(folder / f"{page.__name__}.md", page(results).encode())

@@ -33,9 +33,16 @@ class Moments:
         return cls(wide.mean((2, 3)), wide.square().mean((1, 2, 3)))
 
     @classmethod
-    def joined(cls, parts: list["Moments"]) -> "Moments":
-        """Join the moments of consecutive batches."""
-        return cls(torch.cat([p.mean for p in parts]), torch.cat([p.square for p in parts]))
+    def room(cls, images: int, channels: int) -> "Moments":
+        """Return room for the moments of that many images, to `put` them in batch by batch."""
+        mean = torch.zeros(images, channels, dtype=torch.float64)
+        return cls(mean, torch.zeros(images, dtype=torch.float64))
+
+    def put(self, start: int, feature: torch.Tensor) -> None:
+        """Measure a feature's images (N, C, H, W) and keep them from image ``start`` on."""
+        found = Moments.of(feature)
+        self.mean[start : start + len(feature)] = found.mean
+        self.square[start : start + len(feature)] = found.square
 
     def variance(self, weights: torch.Tensor | None = None) -> torch.Tensor:
         """Return Var over images drawn with ``weights``.

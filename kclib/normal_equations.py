@@ -29,14 +29,11 @@ class NormalEquations:
     ----------
     rows : int
         Positions of all images added so far.
-    degeneracy : str or None
-        Why the weights last solved for are not the only ones; None where they are.
     """
 
     def __init__(self, kernel_size: int):
         self.kernel_size = kernel_size
         self.rows = 0
-        self.degeneracy = None
         self._spectrum = self._cross = 0.0  # of x with itself and with the target
         self._borders: dict = {}  # products that the border cuts off
         self._sum = self._target_sum = 0.0
@@ -44,7 +41,7 @@ class NormalEquations:
     def add(self, x: torch.Tensor, target: torch.Tensor | None = None) -> None:
         """Add images: inputs (N, C, H, W) and, to solve for, wanted outputs (N, C*, H, W)."""
         self.rows += x.shape[0] * x.shape[2] * x.shape[3]
-        self._sum = self._sum + x.double().sum(0)  # (C, H, W)
+        self._sum = self._sum + x.sum(0, dtype=torch.float64)  # (C, H, W)
         if self.kernel_size == 1:
             flat = x.transpose(0, 1).flatten(1)  # (C, N H W)
             self._spectrum = self._spectrum + (flat @ flat.T).double()
@@ -55,7 +52,7 @@ class NormalEquations:
                 self._borders[name] = self._borders.get(name, 0.0) + value.double()
         if target is None:
             return
-        self._target_sum = self._target_sum + target.double().sum((0, 2, 3))
+        self._target_sum = self._target_sum + target.sum((0, 2, 3), dtype=torch.float64)
         if self.kernel_size == 1:
             wanted = target.transpose(0, 1).flatten(1)  # (C*, N H W)
             self._cross = self._cross + (flat @ wanted.T).double()
@@ -117,11 +114,22 @@ class NormalEquations:
                 matrix.diagonal_scatter(matrix.diagonal() + ridge)
             )
             ridge *= 10
-        self.degeneracy = self._degeneracy(factor)
         solution = torch.cholesky_solve(right / size[:, None], factor) / size[:, None]
         constant = wanted - inputs @ solution if intercept else torch.zeros_like(wanted)
         kernel = (self.kernel_size, self.kernel_size)
         return solution.T.unflatten(1, (-1, *kernel)), constant
+
+    def degeneracy(self) -> str | None:
+        """Say why the least-squares weights are not the only ones; None where they are."""
+        matrix = self.matrix()
+        size = _sizes(matrix)
+        values = torch.linalg.eigvalsh(matrix / size / size[:, None])
+        dependent = int((values < 10 * _RIDGE).sum())
+        if self.rows < len(matrix):
+            return f"there are {self.rows:,} positions for {len(matrix):,} weights of an output"
+        if dependent:
+            return f"{dependent} of the {len(matrix):,} inputs are sums of others, or always 0"
+        return None
 
     def whitener(self) -> torch.Tensor:
         """Return the matrix P for which gradient descent on U, with weights U P, is conditioned.
@@ -150,15 +158,6 @@ class NormalEquations:
         if self.kernel_size == 1:
             return self._sum.sum((1, 2))
         return F.unfold(self._sum[None], 3, padding=1)[0].sum(1)
-
-    def _degeneracy(self, factor: torch.Tensor) -> str | None:
-        weights = len(factor)
-        dependent = int((factor.diagonal().square() < 10 * _RIDGE).sum())
-        if self.rows < weights:
-            return f"there are {self.rows:,} positions for {weights:,} weights of an output"
-        if dependent:
-            return f"{dependent} of the {weights:,} inputs are sums of others, or never vary"
-        return None
 
 
 def _spectra(x: torch.Tensor) -> torch.Tensor:

@@ -146,7 +146,9 @@ def fit(
     if not 0 < rate < math.inf:
         raise InputError(f"rate is {rate}; allowed: above 0.")
     x, target = x.detach(), target.detach()
-    check_features(x, target, norm)
+    constant = check_features(x, target, norm)
+    if constant:
+        _warn(f"channels {constant} of x never vary, and tell nothing")
     kind = StagewiseDisentangler if solver == "lowest_first" else Disentangler
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -209,18 +211,20 @@ def _evaluated(g, x, target, batch) -> Evaluation:
     g.eval()
     weight = _output_layers(g)[0].weight
     stages = isinstance(g, StagewiseDisentangler)
-    whole, parts, left = [], [], []
-    for a, b in zip(x.split(batch), target.split(batch), strict=True):
-        a, b = a.to(weight), b.to(weight)  # its device and precision
-        components = g.decompose(resample(a, b.shape[2:]))
-        whole.append(Moments.of(b))
-        parts.append([Moments.of(component) for component in components])
+    size = len(target), target.shape[1]
+    whole = Moments.room(*size)
+    parts = [Moments.room(*size) for _ in range(g.order + 1)]
+    left = [Moments.room(*size) for _ in range(g.order + 1 if stages else 1)]
+    for start in range(0, len(x), batch):
+        b = target[start : start + batch].to(weight)  # its device and precision
+        a = resample(x[start : start + batch].to(weight), b.shape[2:])
+        components = g.decompose(a)
         rests = b - components.cumsum(0) if stages else (b - components.sum(0))[None]
-        left.append([Moments.of(rest) for rest in rests])
-    parts, left = (
-        [Moments.joined(kept) for kept in zip(*all_, strict=True)] for all_ in (parts, left)
-    )
-    return Evaluation(Moments.joined(whole), parts, left[-1], left if stages else [])
+        whole.put(start, b)
+        for kept, features in ((parts, components), (left, rests)):
+            for moments, feature in zip(kept, features, strict=True):
+                moments.put(start, feature)
+    return Evaluation(whole, parts, left[-1], left if stages else [])
 
 
 def _output_layers(g: Disentangler | StagewiseDisentangler) -> list[nn.Conv2d]:
@@ -228,8 +232,15 @@ def _output_layers(g: Disentangler | StagewiseDisentangler) -> list[nn.Conv2d]:
     return [network.linears[0] for network in networks]
 
 
-def check_features(x: torch.Tensor, target: torch.Tensor, norm: str) -> None:
-    """Refuse features from which nothing can be learned; see `fit`."""
+def check_features(x: torch.Tensor, target: torch.Tensor, norm: str) -> list[int]:
+    """Refuse features from which nothing can be learned; see `fit`.
+
+    Returns
+    -------
+    list of int
+        Channels of x that never vary.
+    """
+    constant_channels = []
     for name, feature in (("x", x), ("target", target)):
         if feature.dim() != 4 or 0 in feature.shape[1:]:
             raise InputError(
@@ -260,6 +271,8 @@ def check_features(x: torch.Tensor, target: torch.Tensor, norm: str) -> None:
             torch.maximum(high, part.amax(0), out=high)
         constant = low.amin((1, 2)) == high.amax((1, 2))  # (C,)
         dead = constant & (high.amax((1, 2)) == 0)
+        if name == "x":
+            constant_channels = constant.nonzero().flatten().tolist()
         if name == "target" and bool(constant.all()):
             raise InputError("every channel of target is constant; there is nothing to explain.")
         if name == "x" and norm == "image" and bool((constant & ~dead).any()):
@@ -268,6 +281,7 @@ def check_features(x: torch.Tensor, target: torch.Tensor, norm: str) -> None:
                 f'channels {channels} of x are constant and not 0, and norm="image" would divide '
                 'them by 0; leave them out, or use norm="dataset".'
             )
+    return constant_channels
 
 
 @dataclass(frozen=True)
@@ -358,14 +372,8 @@ def _fit_network(
             parametrize.remove_parametrizations(layer, "weight")
     _measure_scales(network, pairs.in_order)
     solved = _solve_output_layer(network, pairs.in_order())
-    # What the units of a chain say twice is no fault of the features.
-    if solved.degeneracy and (network.order == 0 or isinstance(network, Disentangler)):
-        warnings.warn(
-            f"The least-squares weights are not unique: {solved.degeneracy}. A small ridge chooses "
-            "among them; shares on other images say how far to trust the fit.",
-            DegenerateFeatures,
-            stacklevel=4,
-        )
+    if network.order == 0:
+        _warn(solved.degeneracy())
     return history
 
 
@@ -440,9 +448,21 @@ def _make_white(network: Disentangler | Chain, batches) -> None:
         for x, _ in batches:
             equations.add(network.inner(x, k))
         whiteners.append(equations.whitener())
+    if isinstance(network, Disentangler):  # the last saw x^; of a chain's, order 0 has told
+        _warn(equations.degeneracy())
     for layer, whitener in zip(network.linears, whiteners, strict=True):
         white = _White(whitener.to(layer.weight))
         parametrize.register_parametrization(layer, "weight", white)
+
+
+def _warn(degeneracy: str | None) -> None:
+    if degeneracy is not None:
+        warnings.warn(
+            f"The weights of the fit are not unique: {degeneracy}. A small ridge chooses among "
+            "them; shares on other images say how far to trust it.",
+            DegenerateFeatures,
+            stacklevel=2,
+        )
 
 
 @torch.no_grad()

@@ -59,7 +59,9 @@ def test_each_channel_s_mean_is_removed_and_no_other():
 def test_moments_joined_are_those_of_the_whole(shape, batch):
     feature = normal(*shape)
     whole = Moments.of(feature)
-    joined = Moments.joined([Moments.of(part) for part in feature.split(batch)])
+    joined = Moments.room(*shape[:2])
+    for start in range(0, len(feature), batch):
+        joined.put(start, feature[start : start + batch])
     assert joined.mean.shape == shape[:2] and joined.square.shape == shape[:1]
     assert torch.equal(joined.mean, whole.mean) and torch.equal(joined.square, whole.square)
     assert joined.mean.dtype == joined.square.dtype == torch.float64

@@ -169,7 +169,7 @@ def test_halves_are_disjoint_and_make_the_whole():
     made = begin()
     halves = [made.training_images(Member("vgg16", 0, part)) for part in PARTS[1:]]
     whole = made.training_images(Member("vgg16", 0))
-    assert sum(map(len, halves)) == len(whole) == 96
+    assert sum(map(len, halves)) == len(whole) == 160
     rows = [{image.numpy().tobytes() for image in half.images} for half in halves]
     assert not rows[0] & rows[1]
     assert rows[0] | rows[1] == {image.numpy().tobytes() for image in whole.images}
@@ -182,7 +182,7 @@ def test_a_comparison_is_measured_on_both_splits(first):
     assert not comparison.disentangler.training and comparison.disentangler.order == 1
     for split, found in (("train", comparison.train), ("test", comparison.test)):
         x, target = (made.features(member, "conv4_3", split) for member in members)
-        assert len(found.target.square) == len(target) == {"train": 96, "test": 64}[split]
+        assert len(found.target.square) == len(target) == {"train": 160, "test": 64}[split]
         parts = comparison.disentangler.decompose(x)
         whole = variance(target)
         assert found.residual == pytest.approx(variance(target - parts.sum(0)) / whole, rel=1e-4)
@@ -254,7 +254,7 @@ def test_a_record_has_its_whole_provenance(first, folders):
     assert had.parameters == {"profile": "smoke", "seed": 0, "order": 1, "channels": 4}
     assert had.seeds == [0, 5]
     assert [(d["name"], d["split"], d["size"], d["count"]) for d in had.data] == [
-        ("creatures", "train", 32, 96),
+        ("creatures", "train", 32, 160),
         ("creatures", "test", 32, 64),
     ]
     assert all(d["code"] == code_digest("creatures") for d in had.data)
