@@ -2,6 +2,7 @@
 
 import os
 import time
+import warnings
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +24,7 @@ from . import (
 )
 from .datasets import ImageSet
 from .disentangler import Disentangler, StagewiseDisentangler
-from .errors import InputError, choose
+from .errors import DegenerateFeatures, InputError, choose
 from .measures import Evaluation
 from .store import Store, code_digest
 
@@ -103,6 +104,8 @@ class Comparison:
         Mean squared error after each epoch, in units of the mean square of x*.
     seconds : float
         That the fit took.
+    warnings : list of str
+        What `kclib.fit` warned of.
     """
 
     disentangler: Disentangler | StagewiseDisentangler
@@ -110,6 +113,7 @@ class Comparison:
     test: Evaluation
     loss: list[float]
     seconds: float
+    warnings: list[str]
 
 
 def default_store() -> Store:
@@ -296,7 +300,10 @@ class Study:
         def make(_unfinished: Path):
             began = time.perf_counter()
             x, target = (self.features(member, tap, "train") for member in (a, b))
-            with progress.bar(f"fitting {a} to {b} at {tap}") as show:
+            with (
+                progress.bar(f"fitting {a} to {b} at {tap}") as show,
+                warnings.catch_warnings(record=True, category=DegenerateFeatures) as told,
+            ):
                 fit = solver.fit(x, target, device=self.device, progress=show, **options)
             held_out = fit.evaluate(*(self.features(member, tap, "test") for member in (a, b)))
             tensors = {f"g.{name}": value for name, value in fit.disentangler.state_dict().items()}
@@ -306,7 +313,9 @@ class Study:
             shape = {"in_channels": x.shape[1], "out_channels": target.shape[1]}
             shape |= {"order": g.order, "norm": g.norm}
             seconds = round(time.perf_counter() - began, 1)
-            return tensors, {"shape": shape, "loss": fit.loss, "seconds": seconds}
+            told = sorted({str(warning.message) for warning in told})
+            record = {"shape": shape, "loss": fit.loss, "seconds": seconds, "warnings": told}
+            return tensors, record
 
         spec = {
             "networks": [self.network_path(member).name for member in (a, b)],
@@ -324,6 +333,7 @@ class Study:
             Evaluation.from_tensors(_under("test.", tensors)),
             record["loss"],
             record["seconds"],
+            record["warnings"],
         )
 
     def recorded(self, profile: str, **parameters) -> list[dict]:
