@@ -2,6 +2,7 @@
 
 PYTHON  ?= python3
 PROFILE ?= quick
+CAP     ?= 180
 CORES   ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 
 PROFILES  := $(basename $(notdir $(wildcard kclib/profiles/*.yaml)))
@@ -17,10 +18,10 @@ PYTEST     = $(WITH_VENV) pytest -n $(CORES) --dist loadfile
 SANITIZE  := $(addprefix --nbval-sanitize-with=,$(wildcard tests/nbval_sanitize.cfg))
 
 .DEFAULT_GOAL := help
-.PHONY: help book notebook record test lint clean clean-store
+.PHONY: help book notebook record test bench lint clean clean-store
 
 # Requests that cannot be met are refused before anything is installed or computed.
-ifneq ($(filter book notebook record,$(MAKECMDGOALS)),)
+ifneq ($(filter book notebook record bench,$(MAKECMDGOALS)),)
   ifeq ($(filter $(PROFILE),$(PROFILES)),)
     $(error there is no profile "$(PROFILE)"; PROFILE may be one of: $(PROFILES))
   endif
@@ -44,6 +45,7 @@ help: ## list these targets
 	@echo "Variables, with the values they have now:"
 	@echo "  PROFILE=$(PROFILE)     data, networks and effort, one of: $(PROFILES)"
 	@echo "  CORES=$(CORES)           processes at a time, each of one thread"
+	@echo "  CAP=$(CAP)           bench: seconds that a run of the authors' recipe may take"
 	@echo "  PYTHON=$(PYTHON)    the Python, 3.11.4 or newer, that .venv is made with"
 
 book: .venv/.installed ## run all notebooks in PROFILE and build the book from them
@@ -72,6 +74,11 @@ test: lint ## check style, code, the book's build (profile smoke) and the notebo
 	$(SNAKEMAKE) profile=smoke
 	KC_RESULTS="$(CURDIR)/book/_build/test/results" KC_PROGRESS=/dev/null $(PYTEST) --timeout=0 \
 	    --nbval --nbval-current-env --nbval-cell-timeout=600 $(SANITIZE) notebooks/*.ipynb
+
+# One process, so that what is compared runs under the same conditions.
+bench: .venv/.installed ## time the fast solver against the authors' recipe, into results/bench
+	$(WITH_VENV) KC_RESULTS="$(CURDIR)/results/bench" python bench/solver.py --profile $(PROFILE) \
+	    --cap $(CAP) $(if $(PAIRS),--pairs $(PAIRS))
 
 lint: .venv/.installed ## check the style of code and notebooks
 	$(WITH_VENV) ruff check .

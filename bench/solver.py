@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from itertools import chain
+from pathlib import Path
 
 import torch
 from torch.nn import functional as F
@@ -119,8 +120,7 @@ def compare(train: tuple, test: tuple, cap: float, device: str) -> Iterator[dict
     if epoch < full:
         # Their rate falls to a hundredth over all epochs: cut short it is not their recipe. The
         # whole schedule in fewer epochs says what residual the recipe reaches at least.
-        for g, seconds in authors_recipe(*train, epoch, device):
-            pass
+        *_, (g, seconds) = authors_recipe(*train, epoch, device)
         row = {"method": "authors, squeezed", "epochs": epoch, "seconds": seconds}
         yield row | {"residual": solver.evaluate(g, *test).residual}
 
@@ -180,7 +180,7 @@ def synthetic(images: int, channels: int, side: int) -> tuple[torch.Tensor, torc
     return x, F.relu(F.conv2d(x, weight, padding=1))
 
 
-def run(profile: str, pairs: list[str] | None, cap: float, changed=CHANGED, held=HELD):
+def run(profile: str | None, pairs: list[str] | None, cap: float) -> Path:
     """Run the whole comparison; return the file of the result."""
     if not 0 < cap < math.inf:
         raise InputError(f"the cap is {cap:g} seconds; allowed: above 0.")
@@ -201,7 +201,7 @@ def run(profile: str, pairs: list[str] | None, cap: float, changed=CHANGED, held
         size = dict(zip(("images", "channels", "side"), train[1].shape[:3], strict=True))
         common = {"features": f"{network} {tap}", "test_images": len(test[0])} | size
         rows += told(common | row for row in compare(train, test, cap, study.device))
-    rows += told(scaling(changed, held, study.device))
+    rows += told(scaling(CHANGED, HELD, study.device))
     os.environ.setdefault("KC_RESULTS", str(records.FOLDER / "bench"))
     study.artefact = "solver"
     study.parameters |= {

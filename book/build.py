@@ -24,7 +24,11 @@ def stage(notebooks: Path, results: Path) -> None:
         if not folder.is_dir():
             raise InputError(f"there is no folder {folder}; make book makes it.")
     generated = ROOT / "book" / "_generated"
-    pages.write(generated, pages.collect([*records.FOLDER.glob("*"), results / notebooks.name]))
+    pages.write(
+        generated,
+        pages.collect([*records.FOLDER.glob("*"), results / notebooks.name]),
+        pages.collect([*(records.FOLDER / "bench").glob("*")]),
+    )
     shutil.rmtree(STAGE, ignore_errors=True)
     (STAGE / "book").mkdir(parents=True)
     for source in (ROOT / "_config.yml", ROOT / "_toc.yml"):

@@ -1,6 +1,8 @@
-"""The computed pages: claims, summary and run times, written from results."""
+"""The computed pages: claims, summary, run times and so on, written from results."""
 
 from pathlib import Path
+
+import performance
 
 from kclib import records
 from kclib.atomic import replace_file
@@ -89,7 +91,7 @@ def runtimes(results: dict[str, dict[str, Result]]) -> str:
 def normalisations(results: dict[str, dict[str, Result]]) -> str:
     """Return the table of what each normalisation leaves, of a copy and of another network."""
     lines = [
-        "| profile | feature | `norm=\"image\"` | `norm=\"dataset\"` |",
+        '| profile | feature | `norm="image"` | `norm="dataset"` |',
         "| --- | --- | --- | --- |",
     ]
     for profile, artefacts in results.items():
@@ -115,7 +117,13 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-def write(folder: Path, results: dict[str, dict[str, Result]]) -> None:
-    """Write all computed pages into a folder."""
+def write(
+    folder: Path,
+    results: dict[str, dict[str, Result]],
+    benches: dict[str, dict[str, Result]] | None = None,
+) -> None:
+    """Write all computed pages into a folder; ``benches`` are the results of ``make bench``."""
     for page in (summary, claims, runtimes, normalisations):
         replace_file(folder / f"{page.__name__}.md", page(results).encode())
+    benches = benches or {}
+    performance.write(folder, {name: found["solver"] for name, found in benches.items()})

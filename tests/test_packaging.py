@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 #: Where conda-forge's name differs from pip's.
 CONDA_NAMES = {"pytorch": "torch"}
-TARGETS = {"help", "book", "notebook", "record", "test", "lint", "clean", "clean-store"}
+TARGETS = {"help", "book", "notebook", "record", "test", "bench", "lint", "clean", "clean-store"}
 
 
 def ranges(lines) -> dict[str, SpecifierSet]:
@@ -130,7 +130,7 @@ def test_torchvision_is_pinned_to_the_release_made_for_the_pinned_torch():
 
 
 def test_every_import_is_a_declared_dependency():
-    folders = ("kclib", "notebooks", "book", "tests")
+    folders = ("kclib", "notebooks", "book", "bench", "tests")
     files = [file for folder in folders for file in (ROOT / folder).glob("*.py")]
     sources = [file.read_text() for file in files]
     for notebook in (ROOT / "notebooks").glob("*.ipynb"):
@@ -190,6 +190,7 @@ def test_help_names_every_target():
     "words, message",
     [
         (["book", "PROFILE=quik"], 'no profile "quik"; PROFILE may be one of: quick'),
+        (["bench", "PROFILE=quik"], 'no profile "quik"; PROFILE may be one of: quick'),
         (["notebook"], "one of: table"),
         (["notebook", "NAME=tabel"], 'no notebook "tabel"; NAME may be one of: table'),
         (["notebook", "NAME=table", "PARAMS=seed"], '"seed" gives no value'),

@@ -115,6 +115,8 @@ def test_the_committed_results_make_pages(tmp_path):
             assert claim["statement"] in claims
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "claims.md",
+        "normalisations.md",
+        "performance.md",
         "runtimes.md",
         "summary.md",
     ]

@@ -1,0 +1,248 @@
+"""What the performance page shows: tables and figures of the measurements of ``make bench``."""
+
+import math
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from kclib import plots
+from kclib.atomic import replace_file
+from kclib.records import Result
+
+FAST, AUTHORS, SQUEEZED = "#0072B2", "#D55E00", "#E69F00"  # Okabe and Ito's, as in kclib.plots
+# What the figures show, for who does not see them.
+_CURVES = (
+    "Held-out residual against the time of the fit on a log axis, a panel a pair of features. "
+    "The fast fit is a short curve at the lower left; the curve of the authors' recipe comes down "
+    "to the right of it, and the end of their full recipe is a dashed line further right."
+)
+_COSTS = (
+    "Time against the number of images, the number of channels, the kernel size and the order, on "
+    "log axes, for the whole fast fit, one normal matrix over patches and the same as the fast "
+    "solver sums it."
+)
+PATCHES, FOURIER = "normal matrix, patches", "normal matrix, Fourier"
+
+
+def comparisons(result: Result) -> dict[str, dict[str, list[dict]]]:
+    """Return the rows of each pair of features, by method."""
+    found: dict[str, dict[str, list[dict]]] = {}
+    for row in result.rows:
+        if row["features"] != "synthetic":
+            found.setdefault(row["features"], {}).setdefault(row["method"], []).append(row)
+    return found
+
+
+def fast(result: Result, methods: dict[str, list[dict]]) -> dict:
+    """Return the fast fit with the epochs that the notebooks of its profile use."""
+    epochs = result.provenance.parameters["fast_epochs"]
+    return min(methods["fast"], key=lambda row: abs(row["epochs"] - epochs))
+
+
+def full_recipe(result: Result, methods: dict[str, list[dict]]) -> float:
+    """Return the seconds of the authors' full recipe, at the rate of the epochs that were run."""
+    last = methods["authors"][-1]
+    return last["seconds"] / last["epochs"] * result.provenance.parameters["authors_epochs"]
+
+
+def whole(result: Result, methods: dict[str, list[dict]]) -> bool:
+    """Return whether the authors' recipe ran to its end: its time is measured, then."""
+    return methods["authors"][-1]["epochs"] == result.provenance.parameters["authors_epochs"]
+
+
+def ratios(results: dict[str, Result]) -> str:
+    """Return the table of residuals and of the times that they cost."""
+    lines = [
+        "| profile, features | order 0 | fast (epochs) | authors, when stopped (epochs) "
+        "| authors, squeezed (epochs) | time of the full recipe / of ours "
+        "| ours in plain normal matrices |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for profile, result in results.items():
+        for features, methods in comparisons(result).items():
+            ours = fast(result, methods)
+            squeezed = methods.get("authors, squeezed")  # none where the full recipe was run
+            cells = [
+                f"{profile}, {features}",
+                f"{methods['order 0'][0]['residual']:.3f}",
+                _residual(ours),
+                _residual(methods["authors"][-1]),
+                _residual(squeezed[0]) if squeezed else "not needed",
+                f"{full_recipe(result, methods) / ours['seconds']:.0f}",
+                f"{ours['seconds'] / methods[PATCHES][0]['seconds']:.1f}",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
+def _residual(row: dict) -> str:
+    return f"{row['residual']:.3f} ({row['epochs']})"
+
+
+def seconds(results: dict[str, Result]) -> str:
+    """Return the table of absolute times, with the machine and the date."""
+    lines = [
+        "| profile, features | images x channels x map | fast, 1, 2, 4 epochs (s) "
+        "| authors, an epoch (s) | full recipe, extrapolated (s) "
+        "| a normal matrix: patches, ours (s) | machine | date |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for profile, result in results.items():
+        had = result.provenance
+        machine = f"{had.hardware['processor']}, {had.hardware['threads']} thread"
+        for features, methods in comparisons(result).items():
+            full, last = full_recipe(result, methods), methods["authors"][-1]
+            measured = " (measured)" if whole(result, methods) else ""
+            cells = [
+                f"{profile}, {features}",
+                f"{last['images']:,} x {last['channels']} x {last['side']} x {last['side']}",
+                ", ".join(f"{row['seconds']:.1f}" for row in methods["fast"]),
+                f"{last['seconds'] / last['epochs']:.2f}",
+                f"{full:,.0f}{measured}",
+                f"{methods[PATCHES][0]['seconds']:.2f}, {methods[FOURIER][0]['seconds']:.2f}",
+                had.hardware["accelerator"] or machine,
+                had.date,
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
+def outcome(results: dict[str, Result]) -> str:
+    """Say in how many comparisons the authors' recipe came to the fast fit's residual."""
+    reached, count, cost = 0, 0, []
+    for result in results.values():
+        for methods in comparisons(result).values():
+            ours = fast(result, methods)
+            theirs = methods["authors"] + methods.get("authors, squeezed", [])
+            reached += min(row["residual"] for row in theirs) <= ours["residual"]
+            count += 1
+            cost.append(full_recipe(result, methods) / ours["seconds"])
+    span = f"{min(cost):.0f}" if count == 1 else f"{min(cost):.0f} to {max(cost):.0f}"
+    return (
+        f"Within the cap, the authors' recipe came to the fast fit's held-out residual in "
+        f"{reached} of {count} comparisons, squeezed or not. At the rate measured, the full "
+        f"recipe takes {span} times as long as the fast fit.\n"
+    )
+
+
+def curves(results: dict[str, Result]) -> Figure:
+    """Draw the held-out residual against time, one panel a pair of features, one scale."""
+    panels = [
+        (profile, result, features, methods)
+        for profile, result in results.items()
+        for features, methods in comparisons(result).items()
+    ]
+    wide = min(2, len(panels))
+    high = math.ceil(len(panels) / wide)
+    figure, grid = plt.subplots(
+        high, wide, figsize=(max(6.4, 4.4 * wide), 2.6 * high + 1.0), sharex=True, sharey=True,
+        squeeze=False, layout="constrained",
+    )  # fmt: skip
+    named = {}
+    for axes, (profile, result, features, methods) in zip(grid.flat, panels, strict=False):
+        zero = methods["order 0"][0]["residual"]
+        axes.axhline(zero, color="black", linestyle=":", linewidth=1, label="order 0 alone")
+        for method, colour, style, name in (
+            ("authors", AUTHORS, "s-", "authors' recipe"),
+            ("authors, squeezed", SQUEEZED, "D", "their schedule squeezed into the cap"),
+            ("fast", FAST, "o-", "fast fit: 1, 2, 4 epochs"),
+        ):
+            rows = methods.get(method, [])
+            times, left = ([row[name] for row in rows] for name in ("seconds", "residual"))
+            axes.plot(times, left, style, color=colour, label=name, markersize=4.5)
+        if not whole(result, methods):
+            axes.axvline(
+                full_recipe(result, methods), color=AUTHORS, linestyle="--", linewidth=1,
+                label="end of their full recipe, extrapolated",
+            )  # fmt: skip
+        axes.set(xscale="log", title=f"{features} ({profile})", ylim=(0, 1.05))
+        axes.grid(alpha=0.3)
+        named |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(False)
+    for axes in grid[-1]:
+        axes.set_xlabel("time of the fit (s)")
+    for axes in grid[:, 0]:
+        axes.set_ylabel("held-out residual\n(share of Var(x*))")
+    figure.legend(named.values(), named, loc="outside lower center", ncols=2, fontsize=9)
+    return figure
+
+
+def costs(result: Result) -> Figure:
+    """Draw seconds against images, channels, kernel size and order, on synthetic features."""
+    rows = [row for row in result.rows if row["features"] == "synthetic"]
+    quantities = list(dict.fromkeys(row["quantity"] for row in rows))
+    figure, grid = plt.subplots(
+        1, len(quantities), figsize=(2.4 * len(quantities), 3.2), sharey=True, squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    for axes, quantity in zip(grid[0], quantities, strict=True):
+        for method, colour, style, name in (
+            ("fast", FAST, "o-", "whole fast fit"),
+            (PATCHES, AUTHORS, "s--", "one normal matrix over patches"),
+            (FOURIER, "#009E73", "^:", "the same, as the fast solver sums it"),
+        ):
+            chosen = [r for r in rows if r["quantity"] == quantity and r["method"] == method]
+            # Order 0 has no place on a log axis: orders are shown as the layers that they take.
+            at = [row[quantity] + (quantity == "order") for row in chosen]
+            axes.plot(at, [row["seconds"] for row in chosen], style, color=colour, label=name)
+        ticks = sorted(set(at))
+        axes.set(xscale="log", yscale="log")
+        axes.set_xticks(ticks, [str(t) for t in ticks])
+        axes.minorticks_off()
+        axes.set_xlabel(
+            {
+                "order": "layers (order + 1)",
+                "kernel_size": "kernel size (positions)",
+            }.get(quantity, f"number of {quantity}")
+        )
+        axes.grid(alpha=0.3)
+    grid[0][0].set_ylabel("time (s)")
+    figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+def page(results: dict[str, Result]) -> str:
+    """Return the computed part of the page; without results, how to make them."""
+    if not results:
+        return "Nothing is recorded yet: `make bench` measures it, and writes `results/bench`.\n"
+    held = next(row for row in next(iter(results.values())).rows if row.get("quantity"))
+    size = f"{held['channels']} channels on {held['side']} x {held['side']} positions"
+    return f"""{outcome(results)}
+{ratios(results)}
+```{{figure}} _generated/performance_curves.png
+:alt: {_CURVES}
+
+Held-out residual against time. The dotted line is what a linear map leaves.
+```
+
+```{{figure}} _generated/performance_costs.png
+:alt: {_COSTS}
+
+What a fit of two epochs and its normal matrices cost on synthetic features: one quantity changes,
+the others stay. In the first panel there are {size}.
+```
+
+## In seconds
+
+{seconds(results)}"""
+
+
+def write(folder: Path, results: dict[str, Result]) -> None:
+    """Write the computed part of the page and its figures into a folder.
+
+    Parameters
+    ----------
+    folder : Path
+    results : dict
+        From profile to the result of ``make bench``.
+    """
+    replace_file(folder / "performance.md", page(results).encode())
+    if results:
+        with plt.rc_context():
+            plots.style()
+            drawn = {"curves": curves(results), "costs": costs(next(iter(results.values())))}
+            for name, figure in drawn.items():
+                figure.savefig(folder / f"performance_{name}.png", dpi=150)
+                plt.close(figure)

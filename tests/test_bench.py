@@ -1,0 +1,103 @@
+"""The comparison with the authors' recipe runs end to end, and the page says what it measured."""
+
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import pytest
+import torch
+from made_up import a_result
+
+from kclib import fit, records
+
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT / "book")]
+import performance  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def bench():
+    """The program, a module like any other but for its name, which kclib has too."""
+    spec = spec_from_file_location("bench_solver", ROOT / "bench" / "solver.py")
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_recipe_is_that_of_fit(bench):
+    x, target = bench.synthetic(80, 4, 6)
+    *_, (g, seconds) = bench.authors_recipe(x, target, 3)
+    fitted = fit(x, target, solver="authors", epochs=3).disentangler
+    assert seconds > 0
+    for name, value in fitted.state_dict().items():
+        torch.testing.assert_close(g.state_dict()[name], value, msg=name)
+
+
+def test_a_normal_matrix_is_timed_for_every_kernel(bench):
+    for kernel_size in (1, 3):
+        times = bench.normal_matrices(*bench.synthetic(70, 4, 6), kernel_size, "cpu")
+        assert len(times) == 2 and all(seconds > 0 for seconds in times.values())
+
+
+def test_it_runs_end_to_end_and_the_page_shows_it(bench, tmp_path, monkeypatch):
+    monkeypatch.setenv("KC_RESULTS", str(tmp_path))
+    monkeypatch.setenv("KC_STORE", str(tmp_path / "store"))
+    held = {"images": 70, "channels": 4, "side": 6, "kernel_size": 3, "order": 1}
+    monkeypatch.setattr(bench, "HELD", held)
+    monkeypatch.setattr(bench, "CHANGED", {"images": (70, 140), "order": (0, 1)})
+    assert bench.main(["--profile", "smoke", "--cap", "0.2"]) == 0
+    result = records.read(tmp_path / "smoke" / "solver.json")
+    assert result.provenance.parameters["cap"] == 0.2
+    assert str(tmp_path) not in result.model_dump_json()
+    (methods,) = performance.comparisons(result).values()
+    epochs = [row["epochs"] for row in methods["authors"]]
+    assert epochs == sorted(set(epochs)) and methods["authors"][-1]["seconds"] >= 0.2
+    assert methods["authors, squeezed"][0]["epochs"] == epochs[-1]
+    assert [row["epochs"] for row in methods["fast"]] == list(bench.EPOCHS)
+
+    performance.write(tmp_path, {"smoke": result})
+    page = (tmp_path / "performance.md").read_text()
+    assert f"{methods['order 0'][0]['residual']:.3f}" in page
+    for name in ("curves", "costs"):
+        assert f"performance_{name}.png" in page
+        assert (tmp_path / f"performance_{name}.png").stat().st_size > 0
+
+
+def test_every_recorded_comparison_is_on_the_page():
+    folders = (records.FOLDER / "bench").glob("*")
+    results = {folder.name: records.read(folder / "solver.json") for folder in folders}
+    page = performance.page(results)
+    for profile, result in results.items():
+        for features in performance.comparisons(result):
+            assert page.count(f"| {profile}, {features} |") == 2
+
+
+def test_without_a_result_the_page_says_how_to_make_one():
+    assert "`make bench`" in performance.page({})
+
+
+def test_the_full_recipe_is_extrapolated_from_the_epochs_that_ran():
+    provenance = a_result().provenance.model_dump()
+    provenance["parameters"] |= {"authors_epochs": 1000, "fast_epochs": 2}
+    result = a_result(provenance=provenance)
+    methods = {"authors": [{"epochs": 1, "seconds": 9.0}, {"epochs": 10, "seconds": 5.0}]}
+    assert performance.full_recipe(result, methods) == 500
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--profile", "quikc"], "no profile 'quikc'. Did you mean 'quick'?"),
+        (["--profile", "smoke", "--cap", "0"], "the cap is 0 seconds; allowed: above 0"),
+        (["--profile", "smoke", "--cap", "nan"], "the cap is nan seconds"),
+        (["--profile", "smoke", "--pairs", "vgg16:conv9"], "no pair 'vgg16:conv9'. Did you mean"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_in_one_line(
+    bench, words, said, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("KC_RESULTS", str(tmp_path))
+    assert bench.main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and said in line
+    assert not list(tmp_path.iterdir())
