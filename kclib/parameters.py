@@ -15,6 +15,7 @@ NUMBERS = {
     "images": (int, 1, 12, "images shown in a figure"),
     "channel": (int, -1, 10**4, "filter shown; -1 chooses the one that varies most"),
     "channels": (int, 1, 256, "channels of a worked example"),
+    "samples": (int, 0, 10**5, "images of planted features; 0: as many as the profile says"),
 }
 
 

@@ -58,6 +58,7 @@ class Artefact(_Strict):
     conditions: dict[Literal[CONDITIONS], int] = Field(
         default={"initialisations": 1}, description="from condition to the number of pairs"
     )
+    samples: int = Field(default=0, ge=0, description="images of planted features")
 
 
 class Profile(_Strict):
