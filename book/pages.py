@@ -42,7 +42,7 @@ def summary(results: dict[str, dict[str, Result]]) -> str:
     """Return the home page's table: claims and verdicts, one column a profile."""
     profiles = list(results)
     lines = [
-        f"| The paper's claim | {' | '.join(profiles)} |",
+        f"| Claim | {' | '.join(profiles)} |",
         f"| --- |{' --- |' * len(profiles)}",
     ]
     for outcomes in claims_by_id(results).values():

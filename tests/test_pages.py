@@ -54,7 +54,7 @@ def test_the_home_page_has_one_row_a_claim_and_one_column_a_profile(results):
     text = pages.summary(results)
     assert lines(text, "| First") == ["| First | holds | partly |"]
     assert lines(text, "| Second") == ["| Second | not testable | not run |"]
-    assert lines(text, "| The") == ["| The paper's claim | quick | smoke |"]
+    assert lines(text, "| Claim |") == ["| Claim | quick | smoke |"]
     assert "`quick`" in text and "its numbers mean nothing" in text
 
 
