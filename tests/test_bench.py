@@ -84,6 +84,14 @@ def test_the_full_recipe_is_extrapolated_from_the_epochs_that_ran():
     assert performance.full_recipe(result, methods) == 500
 
 
+def test_the_time_to_our_residual_is_a_bound_where_the_cap_came_first():
+    ours = {"seconds": 2.0, "residual": 0.3}
+    authors = [{"seconds": 1.0, "residual": 0.9}, {"seconds": 8.0, "residual": 0.31}]
+    assert performance.to_our_residual(ours, authors) == "more than 4"
+    reached = [*authors, {"seconds": 12.0, "residual": 0.3}, {"seconds": 16.0, "residual": 0.2}]
+    assert performance.to_our_residual(ours, reached) == "6"
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
