@@ -3,10 +3,9 @@
 import sys
 
 try:
-    from .compatibility import declare_missing_operators, import_torchvision
+    from .compatibility import declare_missing_operators
 
     declare_missing_operators()  # before anything imports torchvision
-    import_torchvision()
 
     from .disentangler import Disentangler
     from .solver import Fit, fit

@@ -1,18 +1,13 @@
-"""Let torchvision import where its compiled operators do not fit torch, and without the compiler.
+"""Let torchvision import where its compiled operators do not fit the installed torch.
 
 A CPU-only torch beside the package index's torchvision cannot load torchvision's compiled library;
 its import then fails on ``operator torchvision::nms does not exist`` (pytorch/vision issues 9077
 and 9085). Models and transforms need none of those operators: it is enough that their schemas
 exist when torchvision registers its Python-side implementations.
-
-torchvision 0.28 also imports torch's compiler, for one function that ``roi_align`` may call; that
-would be a third of the time that ``import kclib`` takes.
 """
 
 import importlib.util
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import torch
 
@@ -45,25 +40,3 @@ def declare_missing_operators() -> bool:
     for schema in _SCHEMAS:
         _library.define(schema)
     return True
-
-
-def import_torchvision() -> None:
-    """Import torchvision; ``torch._dynamo`` is imported once something of it is used."""
-    name = "torch._dynamo.utils"
-
-    def real(attribute: str):
-        if attribute.startswith("__"):  # ``inspect`` asks all modules for their file
-            raise AttributeError(attribute)
-        if sys.modules.get(name) is stand_in:
-            del sys.modules[name]
-        return getattr(importlib.import_module(name), attribute)
-
-    stand_in = ModuleType(name)
-    stand_in.is_compile_supported = lambda device: real("is_compile_supported")(device)
-    stand_in.__getattr__ = real  # for whatever else a torchvision takes from there
-    sys.modules.setdefault(name, stand_in)
-    try:
-        importlib.import_module("torchvision")
-    finally:
-        if sys.modules.get(name) is stand_in:
-            del sys.modules[name]

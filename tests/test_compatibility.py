@@ -60,18 +60,6 @@ def test_kclib_imports_where_torchvisions_library_does_not_and_nothing_of_the_bo
     assert shape == "(2, 3)"
 
 
-def test_torchs_compiler_is_imported_when_it_is_used_and_is_whole_then():
-    before, supported, whole = python(
-        "import sys, kclib, torch\n"
-        "print({'torch._dynamo', 'torch._dynamo.utils'} & set(sys.modules))\n"
-        "compiler = sys.modules['torchvision.ops.roi_align'].is_compile_supported\n"
-        "print(compiler('cpu'))\n"
-        "import torch._dynamo.utils as utils\n"
-        "print(torch._dynamo.utils is utils and utils.__file__.endswith('utils.py'))\n"
-    ).splitlines()
-    assert (before, supported, whole) == ("set()", "True", "True")
-
-
 def test_nothing_is_declared_where_the_library_loads(monkeypatch):
     loaded = []
     monkeypatch.setattr(torch.ops, "load_library", loaded.append)
