@@ -17,8 +17,7 @@ STUDIES = {name: Study(name, profile=PROFILE) for name in profiles.load(PROFILE)
 NETWORKS = {
     study.network_path(member).name: (member, name)
     for name, study in STUDIES.items()
-    for _, pair in study.pairs()
-    for member in pair
+    for member in study.members()
 }
 FOLDER = str(next(iter(STUDIES.values())).store.root / "networks")
 RESULTS = str((Path("results") if config.get("record") else results_folder()).resolve())
@@ -29,10 +28,15 @@ AFTER = {"table2_orders": ["table1_instability"]}
 
 def entry(study):
     return [
-        f"{FOLDER}/{study.network_path(member).name}/entry.json"
-        for _, pair in study.pairs()
-        for member in pair
+        f"{FOLDER}/{study.network_path(member).name}/entry.json" for member in study.members()
     ]
+
+
+def origin(member, artefact):
+    """Return what a pruned or born-again network is made from."""
+    made_from = member.origin
+    found = STUDIES[artefact].network_path(made_from).name if made_from else None
+    return [f"{FOLDER}/{found}/entry.json"] if made_from else []
 
 
 def code(name):
@@ -56,6 +60,8 @@ rule all:
 
 
 rule network:
+    input:
+        lambda wildcards: origin(*NETWORKS[wildcards.key]),
     output:
         FOLDER + "/{key}/entry.json",
     params:

@@ -72,6 +72,30 @@ class ImageSet:
         tensors = {k: v for k, v in fields.items() if isinstance(v, torch.Tensor)}
         return tensors, {k: v for k, v in fields.items() if k not in tensors}
 
+    def coarsened(self) -> "ImageSet":
+        """Return the set with its coarse labels in place of the fine-grained ones.
+
+        Raises
+        ------
+        InputError
+            If it has none.
+        """
+        if self.coarse is None:
+            raise InputError("these images have no coarse labels; allowed: Creatures and mixtures.")
+        mark = hashlib.sha256(f"{self.digest} coarse".encode()).hexdigest()
+        return replace(self, labels=self.coarse, class_names=self.coarse_names, digest=mark)
+
+    def group(self, name: str) -> torch.Tensor:
+        """Return the indices, int64 and ascending, of the images with a coarse label.
+
+        Raises
+        ------
+        InputError
+            If there is no such coarse label.
+        """
+        number = self.coarse_names.index(choose("group of images", name, self.coarse_names))
+        return (self.coarse == number).nonzero()[:, 0]
+
     @classmethod
     def of_parts(cls, tensors: dict[str, torch.Tensor], record: dict) -> "ImageSet":
         """Rebuild a set from what `parts` returned, also after a detour through JSON."""
@@ -172,6 +196,39 @@ def load_pack(name: str, size: int, *, folder: Path | None = None, checksum: str
         digest=hashlib.sha256(f"{checksum} {size}".encode()).hexdigest(),
         part_names=tuple(map(str, arrays.get("part_names", ()))),
         part_points=None if points is None else torch.from_numpy(points[order].astype(np.float32)),
+    )
+
+
+def mixture(sets: dict[str, ImageSet]) -> ImageSet:
+    """Put sets together: one set of all their classes, coarse labels saying which set it was.
+
+    Parameters
+    ----------
+    sets : dict of str to ImageSet
+        From what a set shows (``"bird"``) to the set; images of one size. Annotated parts, which
+        not all have, are left out.
+
+    Raises
+    ------
+    InputError
+        If the sizes of the images differ.
+    """
+    sizes = {name: found.images.shape[-1] for name, found in sets.items()}
+    if len(set(sizes.values())) > 1:
+        raise InputError(f"images have sides of {sizes} pixels; allowed: one size for all sets.")
+    labels, coarse, class_names = [], [], []
+    for number, found in enumerate(sets.values()):
+        labels.append(found.labels + len(class_names))
+        coarse.append(torch.full_like(found.labels, number))
+        class_names += found.class_names
+    digests = " ".join(found.digest for found in sets.values())
+    return ImageSet(
+        images=torch.cat([found.images for found in sets.values()]),
+        labels=torch.cat(labels),
+        class_names=tuple(class_names),
+        digest=hashlib.sha256(digests.encode()).hexdigest(),
+        coarse=torch.cat(coarse),
+        coarse_names=tuple(sets),
     )
 
 

@@ -16,7 +16,14 @@ NUMBERS = {
     "channel": (int, -1, 10**4, "filter shown; -1 chooses the one that varies most"),
     "channels": (int, 1, 256, "channels of a worked example"),
     "samples": (int, 0, 10**5, "images of planted features; 0: as many as the profile says"),
+    "generations": (int, 1, 20, "born-again networks; None: as many as the profile says"),
+    "ratios": (float, 0.01, 0.999, "shares of weights pruned away; None: those of the profile"),
+    "epochs": (int, 1, 1000, "of fine-tuning a tail; None: as many as the profile says"),
 }
+#: Those that may be None, for what the profile says.
+OPTIONAL = ("generations", "ratios", "epochs")
+#: Those that are a list, also written as numbers with commas between them.
+LISTS = ("ratios",)
 
 
 def checked(given: dict) -> dict:
@@ -42,7 +49,18 @@ def _checked_one(name: str, value):
         return choose("profile", value, profiles.names())
     if name == "norm":
         return choose("norm", value, NORMS)
-    kind, low, high, meaning = NUMBERS[choose("parameter", name, ["profile", "norm", *NUMBERS])]
+    choose("parameter", name, ["profile", "norm", *NUMBERS])
+    if name in OPTIONAL and value in (None, "None"):
+        return None
+    if name in LISTS:
+        values = value.split(",") if isinstance(value, str) else value
+        values = values if isinstance(values, list | tuple) else [values]
+        return [_number(name, one) for one in values]
+    return _number(name, value)
+
+
+def _number(name: str, value) -> int | float:
+    kind, low, high, meaning = NUMBERS[name]
     allowed = f"allowed: {'whole ' if kind is int else ''}numbers from {low} to {high} ({meaning})"
     try:
         number = float(value)

@@ -1,11 +1,12 @@
 """Profiles: which data, networks and efforts a run of the book uses."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from .creatures import PART_NAMES
 from .errors import InputError, choose
 from .networks import ARCHITECTURES
 from .training import RECIPES, Recipe
@@ -13,6 +14,10 @@ from .training import RECIPES, Recipe
 _FOLDER = Path(__file__).parent / "profiles"
 #: How the two networks of a pair differ (Table 1's two halves).
 CONDITIONS = ("initialisations", "halves")
+#: Creatures, published data sets, and mixtures of them, whose images are of all their classes.
+DATA = ("creatures", "cub200", "cub200+dogs120", "cub200+dogs120+vocanimal")
+#: Which labels a network learns: the fine-grained ones, or the coarse ones (bird or dog).
+LABELS = ("fine", "coarse")
 
 
 class _Strict(BaseModel):
@@ -22,8 +27,8 @@ class _Strict(BaseModel):
 class Data(_Strict):
     """The images of a profile."""
 
-    name: Literal["creatures", "cub200"]
-    classes: int = Field(default=24, ge=2)
+    name: Literal[DATA]
+    classes: int = Field(default=24, ge=2, description="of Creatures")
     train: int = Field(default=0, ge=0, description="images; 0: all there are")
     test: int = Field(default=0, ge=0, description="images; 0: all there are")
 
@@ -31,6 +36,11 @@ class Data(_Strict):
 class Network(_Strict):
     """One network: architecture, size and recipe; fields of the recipe may be changed by name."""
 
+    data: Data | None = Field(default=None, description="its images, if not the profile's")
+    labels: Literal[LABELS] = "fine"
+    hidden_parts: tuple[Literal[PART_NAMES], ...] = Field(
+        default=(), description="of Creatures, painted over in the images it is trained on"
+    )
     architecture: Literal[ARCHITECTURES]
     width: float = Field(gt=0, le=1)
     size: int = Field(ge=32, le=224, description="side of the images in pixels")
@@ -56,9 +66,14 @@ class Artefact(_Strict):
         default={}, description="from network to the taps that are read"
     )
     conditions: dict[Literal[CONDITIONS], int] = Field(
-        default={"initialisations": 1}, description="from condition to the number of pairs"
+        default={}, description="from condition to the number of pairs; none: each network once"
     )
     samples: int = Field(default=0, ge=0, description="images of planted features")
+    ratios: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        default=(), description="shares of each layer's weights that are pruned away"
+    )
+    generations: int = Field(default=0, ge=0, description="of born-again networks")
+    epochs: int = Field(default=0, ge=0, description="of fine-tuning a tail on features")
 
 
 class Profile(_Strict):
@@ -70,6 +85,21 @@ class Profile(_Strict):
     networks: dict[str, Network]
     artefacts: dict[str, Artefact]
     fit_epochs: int = Field(ge=1, description="epochs of every fit of a disentangler")
+    pruned_epochs: int = Field(ge=1, description="epochs of training after pruning")
+
+    @model_validator(mode="after")
+    def _fits_the_data(self):
+        for name, network in self.networks.items():
+            data = (network.data or self.data).name
+            if network.labels == "coarse" and data == "cub200":
+                raise ValueError(f"the images of {name}, {data}, have no coarse labels")
+            if network.hidden_parts and data != "creatures":
+                raise ValueError(f"parts of {name} can be hidden in Creatures only, not in {data}")
+        return self
+
+    def data_of(self, network: str) -> Data:
+        """Return the images that a network is trained and measured on."""
+        return self.networks[choose("network", network, self.networks)].data or self.data
 
 
 def names() -> list[str]:

@@ -1,5 +1,8 @@
 """Where the images of a profile come from: drawn, from packs, or from original archives."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 from . import archives, creatures, datasets
 from .datasets import ImageSet
 from .errors import choose
@@ -10,8 +13,33 @@ SPLITS = ("train", "test")
 _PACK_SIZE = 112  # pixels; larger images come from the original archive
 
 
-def images(data: Data, split: str, size: int, progress=None) -> ImageSet:
+class _Published(NamedTuple):
+    """A published data set: its loader, its archives, and what all its images show."""
+
+    load: Callable[..., ImageSet]
+    archives: tuple[archives.Archive, ...]
+    shows: str
+
+
+_PUBLISHED = {
+    "cub200": _Published(archives.cub200, (archives.CUB,), "bird"),
+    "dogs120": _Published(archives.dogs120, archives.DOGS, "dog"),
+    "vocanimal": _Published(archives.voc_animals, (archives.VOC,), "VOC animal"),
+}
+
+
+def images(data: Data, split: str, size: int, *, hide=(), progress=None) -> ImageSet:
     """Return the images of one split of a profile's data at ``size`` pixels.
+
+    Parameters
+    ----------
+    data : kclib.profiles.Data
+    split : {"train", "test"}
+    size : int
+    hide : sequence of str
+        Parts of Creatures that are painted over.
+    progress : callable, optional
+        Called as ``progress(done, total, text)`` while archives are read.
 
     Raises
     ------
@@ -21,29 +49,39 @@ def images(data: Data, split: str, size: int, progress=None) -> ImageSet:
     choose("split", split, SPLITS)
     count = getattr(data, split)
     if data.name == "creatures":
-        return creatures.render(count, classes=data.classes, size=size, split=split)
-    if _has_pack(data, split, size):
-        found = datasets.load_pack(_pack(data, split), size)
-    else:
-        found = archives.cub200(datasets.data_folder(), split, size, progress=progress)
+        return creatures.render(count, classes=data.classes, size=size, split=split, hide=hide)
+    names = data.name.split("+")
+    sets = {_PUBLISHED[name].shows: _published(name, split, size, progress) for name in names}
+    found = datasets.mixture(sets) if len(sets) > 1 else next(iter(sets.values()))
     return found.subset(range(min(count, len(found)))) if count else found
 
 
-def key(data: Data, split: str, size: int) -> dict:
+def key(data: Data, split: str, size: int, *, hide=()) -> dict:
     """Return what identifies those images in the store, without making or reading them."""
     choose("split", split, SPLITS)
     content = {"name": data.name, "split": split, "size": size, "count": getattr(data, split)}
     if data.name == "creatures":
-        return content | {"classes": data.classes, "code": code_digest("creatures")}
-    if _has_pack(data, split, size):
-        pack = datasets.PACKS[_pack(data, split)]
-        return content | {"sha256": pack, "code": code_digest("datasets")}
-    return content | {"sha256": archives.CUB.sha256, "code": code_digest("archives")}
+        hidden = {"hide": " ".join(hide)} if hide else {}
+        return content | {"classes": data.classes, "code": code_digest("creatures")} | hidden
+    code = code_digest("datasets")
+    for name in data.name.split("+"):
+        if _has_pack(name, split, size):
+            content[name] = datasets.PACKS[_pack(name, split)]
+        else:
+            content[name] = " ".join(archive.sha256 for archive in _PUBLISHED[name].archives)
+            code = code_digest("archives")
+    return content | {"code": code}
 
 
-def _has_pack(data: Data, split: str, size: int) -> bool:
-    return size <= _PACK_SIZE and (datasets.data_folder() / _pack(data, split)).exists()
+def _published(name: str, split: str, size: int, progress) -> ImageSet:
+    if _has_pack(name, split, size):
+        return datasets.load_pack(_pack(name, split), size)
+    return _PUBLISHED[name].load(datasets.data_folder(), split, size, progress=progress)
 
 
-def _pack(data: Data, split: str) -> str:
-    return f"{data.name}_{split}_{_PACK_SIZE}.npz"
+def _has_pack(name: str, split: str, size: int) -> bool:
+    return size <= _PACK_SIZE and (datasets.data_folder() / _pack(name, split)).exists()
+
+
+def _pack(name: str, split: str) -> str:
+    return f"{name}_{split}_{_PACK_SIZE}.npz"

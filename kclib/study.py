@@ -1,9 +1,10 @@
 """What a notebook talks to: the profile's data, networks and fits, from the store or made."""
 
 import os
+import re
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,11 +13,13 @@ from torch import nn
 
 from . import (
     datasets,
+    distillation,
     features,
     networks,
     parameters,
     profiles,
     progress,
+    pruning,
     records,
     solver,
     sources,
@@ -28,8 +31,8 @@ from .errors import DegenerateFeatures, InputError, choose
 from .measures import Evaluation
 from .store import Store, code_digest
 
-#: Parts of the training set that a network may be trained on.
-PARTS = ("all", "first-half", "second-half")
+#: Parts of the training set that a network may be trained on; of "none", it is as initialised.
+PARTS = ("all", "first-half", "second-half", "none")
 
 
 @dataclass(frozen=True)
@@ -44,14 +47,40 @@ class Member:
         Of initialisation and training.
     part : str
         Which images it was trained on, one of `PARTS`.
+    pruned : float
+        Share of each layer's weights (0 to below 1) that was then pruned away.
+    born : int
+        Generation: 0 learned from labels alone, each later one from the one before it too.
     """
 
     name: str
     seed: int
     part: str = "all"
+    pruned: float = 0.0
+    born: int = 0
+
+    def __post_init__(self):
+        if not 0 <= self.pruned < 1:
+            raise InputError(f"pruned is {self.pruned}; allowed: 0 to below 1.")
+        if self.born < 0 or (self.born and self.pruned):
+            raise InputError(f"born is {self.born}; allowed: 0 or more, and 0 if pruned.")
 
     def __str__(self) -> str:
-        return f"{self.name}_{self.part}_{self.seed}"
+        pruned = f"_pruned{self.pruned:g}" if self.pruned else ""
+        born = f"_born{self.born}" if self.born else ""
+        return f"{self.name}_{self.part}_{self.seed}{pruned}{born}"
+
+    @property
+    def origin(self) -> "Member | None":
+        """The network that this one is made from: what was pruned, or its teacher."""
+        if self.pruned:
+            return replace(self, pruned=0.0)
+        return replace(self, born=self.born - 1) if self.born else None
+
+    @property
+    def drawn(self) -> int:
+        """The seed that weights and training order are drawn with: another one a generation."""
+        return self.seed + 1000 * self.born
 
     @classmethod
     def parse(cls, text: str) -> "Member":
@@ -62,14 +91,19 @@ class Member:
         InputError
             If the text has another form, or names a part that does not exist.
         """
-        words = text.rsplit("_", 2)
-        if len(words) != 3 or not words[2].isdecimal():
+        found = re.fullmatch(
+            r"(?P<name>.+)_(?P<part>[^_]+)_(?P<seed>\d+)"
+            r"(_pruned(?P<pruned>0\.\d+))?(_born(?P<born>\d+))?",
+            text,
+        )
+        if found is None:
             raise InputError(
                 f"{text!r} names no network; write NAME_PART_SEED, e.g. vgg16_all_0, with one of "
-                f"the parts {', '.join(PARTS)}."
+                f"the parts {', '.join(PARTS)}, and perhaps _pruned0.9 or _born2 after it."
             )
-        name, part, seed = words
-        return cls(name, int(seed), choose("part of the training set", part, PARTS))
+        part = choose("part of the training set", found["part"], PARTS)
+        pruned, born = float(found["pruned"] or 0), int(found["born"] or 0)
+        return cls(found["name"], int(found["seed"]), part, pruned, born)
 
 
 def pair(name: str, condition: str, seed: int) -> tuple[Member, Member]:
@@ -170,7 +204,7 @@ class Study:
         self.needs = self.profile.artefacts[choose("artefact", artefact, self.profile.artefacts)]
         self.store = default_store()
         self.device = default_device()
-        self._images: dict[tuple[str, int], ImageSet] = {}
+        self._images: dict[str, ImageSet] = {}
         self._used: dict[Member, dict] = {}
         self._began = time.perf_counter()
 
@@ -189,32 +223,69 @@ class Study:
             if number < count
         ]
 
-    def images(self, split: str, size: int) -> ImageSet:
-        """Return the images of a split (``"train"`` or ``"test"``) at ``size`` pixels."""
-        if (split, size) not in self._images:
-            self._images[split, size] = self._load_images(split, size)
-        return self._images[split, size]
+    def members(self) -> list[Member]:
+        """Return the networks that the notebook needs, most needed first.
 
-    def _load_images(self, split: str, size: int) -> ImageSet:
+        They are those of `pairs`; without conditions, each network of the artefact once, the first
+        with the notebook's seed and each next one with 5 more. Pruned and born-again networks
+        follow those that they are made from.
+        """
+        seed = self.parameters["seed"]
+        paired = [member for _, pair in self.pairs() for member in pair]
+        alone = [Member(name, seed + 5 * k) for k, name in enumerate(self.needs.networks)]
+        first = list(dict.fromkeys(paired if self.needs.conditions else alone))
+        pruned = [replace(m, pruned=ratio) for m in first for ratio in self.ratios()]
+        born = [replace(m, born=n) for m in first for n in range(1, self.generations() + 1)]
+        return [*first, *pruned, *born]
+
+    def ratios(self) -> list[float]:
+        """Return the shares of weights that are pruned away: the parameter's or the profile's."""
+        return self.parameters.get("ratios") or list(self.needs.ratios)
+
+    def generations(self) -> int:
+        """Return the number of born-again generations: the parameter's or the profile's."""
+        return self.parameters.get("generations") or self.needs.generations
+
+    def images(self, split: str, network: str) -> ImageSet:
+        """Return the images of a split (``"train"`` or ``"test"``) as a network is to see them.
+
+        Parameters
+        ----------
+        split : str
+        network : str
+            Its name in the profile, which says whose images, how large, and with which labels.
+        """
+        return self._load_images(split, network, hide=())
+
+    def _load_images(self, split: str, network: str, hide: tuple[str, ...]) -> ImageSet:
+        data, settings = self.profile.data_of(network), self.profile.networks[network]
+        key = sources.key(data, split, settings.size, hide=hide)
+        place = self.store.path("images", key)
+
         def make(_unfinished: Path):
             with progress.bar(f"preparing {split} images") as show:
-                return sources.images(self.profile.data, split, size, show).parts()
+                made = sources.images(data, split, settings.size, hide=hide, progress=show)
+                return made.parts()
 
-        key = sources.key(self.profile.data, split, size)
-        return ImageSet.of_parts(*self.store.make(self.store.path("images", key), make))
+        if place.name not in self._images:
+            self._images[place.name] = ImageSet.of_parts(*self.store.make(place, make))
+        images = self._images[place.name]
+        return images.coarsened() if settings.labels == "coarse" else images
 
     def training_images(self, member: Member) -> ImageSet:
         """Return the images that a network is trained on."""
-        images = self.images("train", self.profile.networks[member.name].size)
-        if member.part == "all":
+        self.profile.data_of(member.name)
+        hidden = self.profile.networks[member.name].hidden_parts
+        images = self._load_images("train", member.name, hide=hidden)
+        if member.part in ("all", "none"):
             return images
         halves = datasets.halves(images.labels)
         return images.subset(halves[0 if member.part == "first-half" else 1])
 
     def network(self, member: Member) -> tuple[nn.Module, dict]:
         """Return a trained network and its record, training it if it is not in the store."""
-        settings = self.profile.networks[choose("network", member.name, self.profile.networks)]
         images = self.training_images(member)
+        settings = self.profile.networks[member.name]
         architecture = dict(
             architecture=settings.architecture,
             classes=len(images.class_names),
@@ -222,23 +293,35 @@ class Study:
             size=settings.size,
             stem_stride=settings.stem_stride,
             dropout=settings.dropout,
-            seed=member.seed,
+            seed=member.drawn,
         )
+        if member.origin:
+            self.network(member.origin)  # before the lock
 
         def make(unfinished: Path):
-            model = networks.build(**architecture)
-            with progress.bar(f"training {member}") as show:
-                history = training.train(
-                    model,
-                    images.images,
-                    images.labels,
-                    settings.training(),
-                    seed=member.seed,
-                    device=self.device,
-                    checkpoint=unfinished / "checkpoint.safetensors",
-                    progress=show,
-                )
-            test = self.images("test", settings.size)
+            model, loss_of = networks.build(**architecture), None
+            if member.pruned:
+                model = self.network(member.origin)[0]
+                pruning.begin(model, member.pruned)
+            elif member.born:
+                loss_of = distillation.born_again_loss(self.network(member.origin)[0])
+            history = []
+            if member.part != "none":
+                with progress.bar(f"training {member}") as show:
+                    history = training.train(
+                        model,
+                        images.images,
+                        images.labels,
+                        self._recipe(member),
+                        seed=member.drawn,
+                        device=self.device,
+                        loss_of=loss_of,
+                        checkpoint=unfinished / "checkpoint.safetensors",
+                        progress=show,
+                    )
+            if member.pruned:
+                pruning.finish(model)
+            test = self.images("test", member.name)
             record = {
                 "history": history,
                 "test_accuracy": training.accuracy(
@@ -257,55 +340,115 @@ class Study:
         self._used[member] = record
         return model.eval(), record
 
+    def _recipe(self, member: Member) -> training.Recipe:
+        """Return how a network is trained: after pruning shorter, at a tenth of the rate."""
+        recipe = self.profile.networks[member.name].training()
+        if not member.pruned:
+            return recipe
+        rates = {"rate": recipe.rate / 10, "final_rate": recipe.final_rate / 10}
+        return replace(recipe, epochs=self.profile.pruned_epochs, **rates)
+
     def network_path(self, member: Member) -> Path:
         """Return where the store keeps a network, whether or not it is there."""
-        settings = self.profile.networks[choose("network", member.name, self.profile.networks)]
-        data = [sources.key(self.profile.data, split, settings.size) for split in sources.SPLITS]
+        data = self.profile.data_of(member.name)
+        settings = self.profile.networks[member.name]
+        hidden = settings.hidden_parts
         spec = {
-            "data": data,
+            "data": [
+                sources.key(data, "train", settings.size, hide=hidden),
+                sources.key(data, "test", settings.size),
+            ],
+            "labels": settings.labels,
             "part": member.part,
-            "seed": member.seed,
+            "seed": member.drawn,
             "architecture": settings.architecture,
             "width": settings.width,
             "size": settings.size,
             "stem_stride": settings.stem_stride,
             "dropout": settings.dropout,
-            "recipe": vars(settings.training()),
+            "recipe": vars(self._recipe(member)),
         }
-        return self.store.path("networks", spec, ("datasets", "networks", "training"))
+        modules = ["datasets", "networks", "training"]
+        if member.origin:
+            kind = "pruning" if member.pruned else "distillation"
+            spec |= {"origin": self.network_path(member.origin).name, "pruned": member.pruned}
+            modules.append(kind)
+        return self.store.path("networks", spec, tuple(modules))
 
-    def features(self, member: Member, tap: str, split: str) -> torch.Tensor:
-        """Return a network's features of a split's images at a tap, float32 (N, C, H, W)."""
+    def features(
+        self, member: Member, tap: str, split: str, group: str | None = None
+    ) -> torch.Tensor:
+        """Return a network's features of a split's images at a tap, float32 (N, C, H, W).
+
+        Parameters
+        ----------
+        member : Member
+        tap : str
+        split : {"train", "test"}
+        group : str, optional
+            A coarse label: of the images with it only.
+        """
         model, _ = self.network(member)
-        images = self.images(split, self.profile.networks[member.name].size)
+        images = self.images(split, member.name)
+        if group is not None:
+            images = images.subset(images.group(group))
         with progress.bar(f"features of {member} at {tap}") as show:
             return features.extract(model, images.images, tap, device=self.device, progress=show)
 
-    def compare(self, a: Member, b: Member, tap: str, **options) -> Comparison:
-        """Fit, or load, the disentangler from A's features to B's at a tap.
+    def compare(
+        self,
+        a: Member,
+        b: Member,
+        tap: str,
+        target_tap: str | None = None,
+        *,
+        group: str | None = None,
+        **options,
+    ) -> Comparison:
+        """Fit, or load, the disentangler from A's features to B's.
 
-        It is fitted on the training images and measured on the test images too.
+        It is fitted on the training images, with nothing hidden, and measured on the test images
+        too.
 
         Parameters
         ----------
         a, b : Member
+            Trained on images of the same data; their sizes may differ.
         tap : str
+            Of A's features.
+        target_tap : str, optional
+            Of B's features, by default the same.
+        group : str, optional
+            A coarse label: only the images with it are used.
         options
             Of `kclib.fit`: order, penalty, norm, solver, seed.
+
+        Raises
+        ------
+        InputError
+            If the two networks belong to different images.
         """
         options = {"epochs": self.profile.fit_epochs, **options}
-        for member in (a, b):
+        target_tap = target_tap or tap
+        data = [self.profile.data_of(member.name) for member in (a, b)]
+        if data[0] != data[1]:
+            raise InputError(
+                f"{a} is of {data[0].name} images and {b} of {data[1].name}; allowed: two networks "
+                "of the same images."
+            )
+        sides = ((a, tap), (b, target_tap))
+        for member, _ in sides:
             self.network(member)  # before the lock, and noted as used
 
         def make(_unfinished: Path):
             began = time.perf_counter()
-            x, target = (self.features(member, tap, "train") for member in (a, b))
+            x, target = (self.features(*side, "train", group) for side in sides)
             with (
                 progress.bar(f"fitting {a} to {b} at {tap}") as show,
                 warnings.catch_warnings(record=True, category=DegenerateFeatures) as told,
             ):
                 fit = solver.fit(x, target, device=self.device, progress=show, **options)
-            held_out = fit.evaluate(*(self.features(member, tap, "test") for member in (a, b)))
+            held_out = fit.evaluate(*(self.features(*side, "test", group) for side in sides))
             tensors = {f"g.{name}": value for name, value in fit.disentangler.state_dict().items()}
             for split, evaluation in (("train", fit.evaluation), ("test", held_out)):
                 tensors |= {f"{split}.{k}": v for k, v in evaluation.tensors().items()}
@@ -319,7 +462,8 @@ class Study:
 
         spec = {
             "networks": [self.network_path(member).name for member in (a, b)],
-            "tap": tap,
+            "taps": [tap, target_tap],
+            "group": group,
             "options": options,
         }
         path = self.store.path("fits", spec, ("solver",))
@@ -389,8 +533,12 @@ class Study:
         Path
             The JSON file.
         """
-        sizes = sorted({self.profile.networks[member.name].size for member in self._used})
-        data = [sources.key(self.profile.data, s, size) for size in sizes for s in sources.SPLITS]
+        data = []
+        for name in sorted({member.name for member in self._used}):
+            settings = self.profile.networks[name]
+            for split, hide in (("train", settings.hidden_parts), ("test", ())):
+                key = sources.key(self.profile.data_of(name), split, settings.size, hide=hide)
+                data += [key] if key not in data else []
         used = {
             str(member): {
                 "key": self.network_path(member).name,

@@ -141,6 +141,7 @@ def train(
     *,
     seed: int,
     device: torch.device | str = "cpu",
+    loss_of: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
     checkpoint: Path | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> list[dict]:
@@ -161,6 +162,9 @@ def train(
     seed : int
         0 or more.
     device : torch.device or str
+    loss_of : callable, optional
+        Called as ``loss_of(batch, logits, labels)`` with the images that the network saw, float32
+        and normalised, its outputs and their labels; cross-entropy of the last two by default.
     checkpoint : Path, optional
         File that holds the state after each epoch; training goes on from it if it is there.
     progress : callable, optional
@@ -213,12 +217,16 @@ def train(
                 batch = images[chosen]
                 if recipe.augment:
                     batch = _augmented(batch)
+                batch = normalised(batch)
                 with autocast(device):
-                    logits = network(normalised(batch))
+                    logits = network(batch)
                 logits = logits.float()
                 if step == 0:
                     _check_labels(labels, logits.shape[1])
-                loss = F.cross_entropy(logits, labels[chosen])
+                if loss_of is None:
+                    loss = F.cross_entropy(logits, labels[chosen])
+                else:
+                    loss = loss_of(batch, logits, labels[chosen])
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()

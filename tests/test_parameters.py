@@ -41,7 +41,7 @@ def test_text_becomes_a_number():
     assert type(parameters.checked({"order": 1.0})["order"]) is int
 
 
-@pytest.mark.parametrize("name", parameters.NUMBERS)
+@pytest.mark.parametrize("name", sorted(parameters.NUMBERS.keys() - parameters.OPTIONAL))
 def test_ranges_reach_to_their_ends_and_no_further(name):
     kind, low, high, meaning = parameters.NUMBERS[name]
     for value in (low, high):
@@ -81,12 +81,24 @@ def test_the_default_profile_comes_from_the_environment(monkeypatch):
     assert parameters.checked({"profile": None}) == {"profile": "smoke"}
 
 
+def test_optional_parameters_and_lists():
+    assert parameters.checked({"generations": None, "ratios": None}) == {
+        "generations": None,
+        "ratios": None,
+    }
+    assert parameters.checked({"ratios": "0.5, 0.9"}) == {"ratios": [0.5, 0.9]}
+    for name, value in (("ratios", "0.5,1.2"), ("ratios", ""), ("generations", 0), ("epochs", 0)):
+        with pytest.raises(InputError, match=f"parameter {name} is"):
+            parameters.checked({name: value})
+
+
 _TEXT = """
 description: a test
 data: {name: creatures, train: 10, test: 10}
 networks:
   net: {architecture: alexnet, width: 0.5, size: 32, recipe: strong}
 fit_epochs: 1
+pruned_epochs: 1
 artefacts: {}
 """
 
@@ -110,6 +122,10 @@ artefacts: {}
         ("creatures", "cub201", "data.name"),
         ("artefacts: {}", "artefacts: {fig: {conditions: [halfs]}}", "artefacts.fig.conditions"),
         ("artefacts: {}", "artefacts: {fig: {}}\nfit_epoch: 3", "fit_epoch"),
+        ("artefacts: {}", "artefacts: {fig: {ratios: [0.5, 1.2]}}", "artefacts.fig.ratios"),
+        ("{architecture", "{hidden_parts: [wing], architecture", "networks.net.hidden_parts"),
+        ("size: 32", "size: 32, data: {name: cub200}, labels: coarse", "no coarse labels"),
+        ("size: 32", "size: 32, data: {name: cub200}, hidden_parts: [head]", "Creatures only"),
     ],
 )
 def test_bad_profiles_are_refused(old, new, message):

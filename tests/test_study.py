@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from made_up import a_claim, a_result
 
 from kclib import __main__ as command_line
-from kclib import networks, records, solver, study, training
+from kclib import networks, pruning, records, solver, study, training
 from kclib.errors import InputError
 from kclib.measures import variance
 from kclib.store import code_digest
@@ -135,7 +135,7 @@ def test_an_artefact_or_network_or_tap_that_is_none_is_refused(first):
     with pytest.raises(InputError, match="no tap 'conv4_4'. Did you mean 'conv4_"):
         made.compare(a, b, "conv4_4")
     with pytest.raises(InputError, match="no split 'tests'. Did you mean 'test'"):
-        made.images("tests", 32)
+        made.images("tests", "vgg16")
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:99"])
@@ -154,7 +154,7 @@ def test_a_network_s_record_agrees_with_the_network(first):
     assert not network.training
     assert record["parameters"] == networks.parameter_count(network)
     assert len(record["history"]) == made.profile.networks[a.name].epochs
-    images = made.images("test", 32)
+    images = made.images("test", "vgg16")
     found = training.accuracy(network, images.images, images.labels)
     assert record["test_accuracy"] == found
 
@@ -167,7 +167,7 @@ def test_members_of_a_pair_are_different_networks(first):
 
 def test_halves_are_disjoint_and_make_the_whole():
     made = begin()
-    halves = [made.training_images(Member("vgg16", 0, part)) for part in PARTS[1:]]
+    halves = [made.training_images(Member("vgg16", 0, part)) for part in PARTS[1:3]]
     whole = made.training_images(Member("vgg16", 0))
     assert sum(map(len, halves)) == len(whole) == 160
     rows = [{image.numpy().tobytes() for image in half.images} for half in halves]
@@ -341,3 +341,71 @@ def test_the_command_says_how_to_go_on_after_an_interruption(monkeypatch, capsys
     monkeypatch.setattr(training, "train", interrupted)
     assert command(monkeypatch, "vgg16_all_77") == 130
     assert "run the same command again" in capsys.readouterr().err
+
+
+def test_members_are_read_from_what_they_are_written_as():
+    for member in (
+        Member("vgg16_maps", 3, "first-half"),
+        Member("vgg16", 0, pruned=0.933),
+        Member("vgg16", 5, born=2),
+    ):
+        assert Member.parse(str(member)) == member
+    assert Member("vgg16", 0, pruned=0.9).origin == Member("vgg16", 0)
+    assert Member("vgg16", 0, born=2).origin == Member("vgg16", 0, born=1)
+    assert Member("vgg16", 0).origin is None
+    for wrong in ({"pruned": 1.2}, {"born": -1}, {"born": 1, "pruned": 0.5}):
+        with pytest.raises(InputError, match="allowed"):
+            Member("vgg16", 0, **wrong)
+
+
+def test_an_untrained_network_is_as_initialised():
+    made = begin()
+    model, record = made.network(Member("vgg16", 3, "none"))
+    images = made.images("train", "vgg16")
+    settings = made.profile.networks["vgg16"]
+    fresh = networks.build(
+        settings.architecture,
+        classes=len(images.class_names),
+        width=settings.width,
+        size=settings.size,
+        stem_stride=settings.stem_stride,
+        dropout=settings.dropout,
+        seed=3,
+    )
+    assert record["history"] == []
+    for name, value in fresh.state_dict().items():
+        assert torch.equal(value, model.state_dict()[name]), name
+
+
+def test_pruned_and_born_again_networks():
+    made = begin()
+    pruned, record = made.network(Member("vgg16", 0, pruned=0.8))
+    assert pruning.removed(pruned) == pytest.approx(0.8, abs=0.02)
+    assert len(record["history"]) == made.profile.pruned_epochs
+    whole, _ = made.network(Member("vgg16", 0))
+    kept = pruned.features[0].weight != 0
+    assert not torch.equal(pruned.features[0].weight[kept], whole.features[0].weight[kept])
+    born, _ = made.network(Member("vgg16", 0, born=1))
+    assert not torch.equal(born.features[0].weight, whole.features[0].weight)
+
+
+def test_networks_of_different_images_are_not_compared():
+    made = begin()
+    other = made.profile.data.model_copy(update={"train": 100})
+    changed = made.profile.networks["resnet34"].model_copy(update={"data": other})
+    networks_now = made.profile.networks | {"resnet34": changed}
+    made.profile = made.profile.model_copy(update={"networks": networks_now})
+    with pytest.raises(InputError, match="two networks of the same images"):
+        made.compare(Member("vgg16", 0), Member("resnet34", 0), "conv4_3", "layer3")
+
+
+def test_features_of_one_group_and_of_two_taps():
+    made = begin()
+    a, b = Member("vgg16", 0), Member("resnet34", 5)
+    birds = made.features(a, "conv4_3", "test", "bird")
+    chosen = made.images("test", "vgg16").group("bird")
+    assert torch.equal(birds, made.features(a, "conv4_3", "test")[chosen])
+    comparison = made.compare(a, b, "conv4_3", "layer3", group="bird", order=1)
+    assert len(comparison.test.target.square) == len(chosen) > 0
+    with pytest.raises(InputError, match="group of images"):
+        made.features(a, "conv4_3", "test", "cat")
