@@ -3,27 +3,21 @@
 Every network is built from torchvision's classes. A narrower network, or one whose stem strides
 less for small images, keeps the module names of the full one, so that taps, checkpoints and the
 split into head and tail look the same at every width.
+
+torchvision is imported where it is first used: that takes seconds, which a graph with nothing to do
+need not wait for.
 """
 
 import copy
 import math
 
 import torch
-import torchvision
 from torch import nn
-from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from .errors import InputError, choose
 
-_CONSTRUCTORS = {
-    "alexnet": torchvision.models.alexnet,
-    "vgg16": torchvision.models.vgg16_bn,
-    "resnet18": torchvision.models.resnet18,
-    "resnet34": torchvision.models.resnet34,
-    "resnet50": torchvision.models.resnet50,
-}
 #: The architectures that `build` knows; "vgg16" is VGG-16 with batch normalisation.
-ARCHITECTURES = tuple(_CONSTRUCTORS)
+ARCHITECTURES = ("alexnet", "vgg16", "resnet18", "resnet34", "resnet50")
 #: Total stride of the stem (convolution and first pooling), the stock one first.
 STEM_STRIDES = {
     "alexnet": (8, 4, 2),
@@ -98,7 +92,9 @@ def build(
             f"size is {size} pixels, too few for AlexNet's stock stem, which needs "
             f"{_SMALLEST_FOR_ALEXNET}; give stem_stride 4 or 2."
         )
-    construct = _CONSTRUCTORS[architecture]
+    from torchvision import models
+
+    construct = models.vgg16_bn if architecture == "vgg16" else getattr(models, architecture)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if width == 1 and size == 224 and stride == stock:
@@ -136,9 +132,11 @@ def taps(network: nn.Module) -> dict[str, str]:
     dict
         From name (``"conv4_3"``, ``"layer3"``, ``"last_conv"``) to module path.
     """
-    if isinstance(network, torchvision.models.ResNet):
+    from torchvision import models
+
+    if isinstance(network, models.ResNet):
         named = {f"layer{k}": f"layer{k}" for k in range(1, 5)}
-    elif isinstance(network, torchvision.models.VGG):
+    elif isinstance(network, models.VGG):
         named, block, number = {}, 1, 1
         for index, module in enumerate(network.features):
             if isinstance(module, nn.Conv2d):
@@ -146,7 +144,7 @@ def taps(network: nn.Module) -> dict[str, str]:
                 number += 1
             elif isinstance(module, nn.MaxPool2d | nn.Identity):
                 block, number = block + 1, 1
-    elif isinstance(network, torchvision.models.AlexNet):
+    elif isinstance(network, models.AlexNet):
         paths = [
             f"features.{index}"
             for index, module in enumerate(network.features)
@@ -188,7 +186,7 @@ def split(network: nn.Module, tap: str) -> tuple[nn.Sequential, nn.Sequential]:
         choose("tap", tap, [*names, *paths])
     cut = paths.index(path)
     modules = [module for _, module in chain]
-    if isinstance(network, torchvision.models.ResNet) and path.startswith("layer"):
+    if path.startswith("layer"):  # of a ResNet
         *blocks, last = modules[cut]
         head = [*modules[:cut], *blocks, _UpToAddition(last)]
         return nn.Sequential(*head), nn.Sequential(nn.ReLU(), *modules[cut + 1 :])
@@ -203,7 +201,7 @@ def split(network: nn.Module, tap: str) -> tuple[nn.Sequential, nn.Sequential]:
 class _UpToAddition(nn.Module):
     """A residual block without its last ReLU."""
 
-    def __init__(self, block: BasicBlock | Bottleneck):
+    def __init__(self, block: nn.Module):
         super().__init__()
         self.block = block
 
@@ -211,18 +209,20 @@ class _UpToAddition(nn.Module):
         block = self.block
         shortcut = x if block.downsample is None else block.downsample(x)
         y = block.bn2(block.conv2(block.relu(block.bn1(block.conv1(x)))))
-        if isinstance(block, Bottleneck):
+        if hasattr(block, "conv3"):  # a bottleneck
             y = block.bn3(block.conv3(block.relu(y)))
         return y + shortcut
 
 
 def _chain(network: nn.Module) -> list[tuple[str, nn.Module]]:
     """Return the modules that are applied one after the other, with their paths."""
-    if isinstance(network, torchvision.models.ResNet):
+    from torchvision import models
+
+    if isinstance(network, models.ResNet):
         names = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
         stages = [(name, getattr(network, name)) for name in names]
         classifier = [("fc", network.fc)]
-    elif isinstance(network, torchvision.models.VGG | torchvision.models.AlexNet):
+    elif isinstance(network, models.VGG | models.AlexNet):
         stages = [(f"features.{k}", module) for k, module in enumerate(network.features)]
         classifier = [(f"classifier.{k}", module) for k, module in enumerate(network.classifier)]
     else:
@@ -236,10 +236,12 @@ def _chain(network: nn.Module) -> list[tuple[str, nn.Module]]:
 
 def _ease_stem(network: nn.Module, stride: int) -> None:
     """Replace the stem's convolution or first pooling by one that strides less."""
-    if isinstance(network, torchvision.models.AlexNet):
+    from torchvision import models
+
+    if isinstance(network, models.AlexNet):
         kernel = {4: 5, 2: 3}[stride]
         network.features[0] = nn.Conv2d(3, 64, kernel, stride // 2, padding=kernel // 2)
-    elif isinstance(network, torchvision.models.VGG):
+    elif isinstance(network, models.VGG):
         first_pool = next(k for k, m in enumerate(network.features) if isinstance(m, nn.MaxPool2d))
         network.features[first_pool] = nn.Identity()
     else:
@@ -284,8 +286,8 @@ def _fit_classifier(network: nn.Module, size: int) -> None:
 
     torchvision pools to 7 x 7 (6 x 6 for AlexNet), which copies positions where the map is smaller.
     """
-    if isinstance(network, torchvision.models.ResNet):
-        return  # one position, whatever the size
+    if not hasattr(network, "features"):
+        return  # a ResNet: one position, whatever the size
     with torch.no_grad():
         last = copy.deepcopy(network.features).eval()(torch.zeros(1, 3, size, size))
     channels, side = last.shape[1], last.shape[2]

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-from kclib import networks
 from kclib.errors import InputError
 from kclib.networks import ARCHITECTURES, STEM_STRIDES, build, parameter_count, split, taps
 
@@ -326,7 +325,8 @@ def test_bad_arguments_are_refused_before_anything_is_built(monkeypatch, change,
     def construct(**_):
         raise AssertionError("a network was built")
 
-    monkeypatch.setattr(networks, "_CONSTRUCTORS", dict.fromkeys(ARCHITECTURES, construct))
+    for name in (*ARCHITECTURES, "vgg16_bn"):
+        monkeypatch.setattr(models, name, construct)
     good = {"architecture": "alexnet", "classes": 5, "width": 0.05, "size": 64}
     with pytest.raises(InputError) as caught:
         build(**good | change)

@@ -103,7 +103,6 @@ def test_a_refusal_in_a_terminal_is_one_line_and_exit_status_2(tmp_path):
 @pytest.mark.parametrize(
     ("words", "module"),
     [
-        ("-m kclib network x", "torchvision"),
         ("-m kclib network x", "kclib.profiles"),
         ("notebooks/run.py x", "papermill"),
         ("notebooks/run.py x", "torchvision"),
