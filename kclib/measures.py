@@ -167,7 +167,7 @@ def supported_order(
     """Return the highest order that other images support.
 
     An order counts if its drop in residual variance is more than ``least`` beyond doubt: the whole
-    bootstrap interval over images lies above. The first order that does not count ends the search.
+    bootstrap interval over images lies above. Lower ones need not: features may lack a linear part.
 
     Parameters
     ----------
@@ -181,7 +181,7 @@ def supported_order(
     Returns
     -------
     order : int
-        -1 if not even order 0 counts.
+        -1 if none counts.
     intervals : list of (float, float)
         Of the share of each order, 0 to K.
 
@@ -198,8 +198,7 @@ def supported_order(
     if not 0 <= least < 1:
         raise InputError(f"least is {least}; allowed: 0 to below 1.")
     intervals = held_out.intervals(level=level)[:-1]
-    missing = (k for k, (low, _) in enumerate(intervals) if low <= least)
-    return next(missing, len(intervals)) - 1, intervals
+    return max((k for k, (low, _) in enumerate(intervals) if low > least), default=-1), intervals
 
 
 def neighbour_products(feature: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

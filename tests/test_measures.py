@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kclib.errors import InputError
 from kclib.measures import (
     Evaluation,
     Moments,
@@ -12,6 +13,7 @@ from kclib.measures import (
     neighbour_products,
     quantiles,
     ratio_interval,
+    supported_order,
     variance,
 )
 
@@ -203,3 +205,22 @@ def test_ratio_interval():
     assert (ratio, low, high) == ratio_interval(numerator, denominator, resamples=400, seed=3)
     # A ratio that every image shares has no uncertainty.
     assert ratio_interval(3 * denominator, denominator) == pytest.approx((3, 3, 3))
+
+
+def test_the_order_to_stop_at_is_the_highest_that_other_images_support():
+    def falling(*left):
+        """Return an evaluation of which orders leave these shares, image by image alike."""
+        noise = torch.randn(400, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+        rests = [Moments.of(noise * share**0.5) for share in left]
+        return Evaluation(Moments.of(noise), rests, rests[-1], rests)
+
+    assert supported_order(falling(0.5, 0.3, 0.2))[0] == 2
+    assert supported_order(falling(0.5, 0.3, 0.295))[0] == 1
+    assert supported_order(falling(1.0, 0.8, 0.4))[0] == 2  # no linear part
+    assert supported_order(falling(1.0, 1.001, 1.0))[0] == -1
+    assert supported_order(falling(0.5, 0.3, 0.2), least=0.15)[0] == 1
+    with pytest.raises(InputError, match="least is 1"):
+        supported_order(falling(0.5), least=1)
+    whole = falling(0.5)
+    with pytest.raises(InputError, match="fitted jointly"):
+        supported_order(Evaluation(whole.target, whole.components, whole.residual_part))

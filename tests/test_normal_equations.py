@@ -100,3 +100,13 @@ def test_it_says_why_a_solution_is_not_the_only_one(x, problem):
         assert equations.degeneracy() is None
     else:
         assert problem in equations.degeneracy()
+
+
+def test_an_input_that_was_hardly_ever_seen_gets_no_large_weight():
+    x, target = normal(200, 3, 4, 4), normal(200, 2, 4, 4, seed=1)
+    x[:, 2] = 0
+    x[7, 2, 1, 1] = 1e-4
+    weight, _ = summed(x, target, 1).solve()
+    assert weight[:, 2].abs().max() < 1
+    without, _ = summed(x[:, :2], target, 1).solve()
+    assert torch.allclose(weight[:, :2], without, atol=1e-5)
