@@ -93,7 +93,8 @@ def report(done: dict[str, list[str]], left: dict[str, list[str]]) -> str:
 
     def told(found: dict[str, list[str]]) -> str:
         names = ", ".join(found.get("notebook", [])) or "no notebook"
-        return f"{len(found.get('network', []))} networks; {names}"
+        networks = len(found.get("network", []))
+        return f"{networks} {'network' if networks == 1 else 'networks'}; {names}"
 
     if not left:
         return "Everything is done."
@@ -116,8 +117,9 @@ def main(words: list[str]) -> int:
     if status is not None:
         return status
     asked = subprocess.run([*words[1:], "--summary"], capture_output=True, text=True)
-    print(f"\nThe budget of {words[0]} is used up. Run the same command again to go on.")
+    print(f"\nThe budget of {words[0]} is used up; jobs that were running were interrupted.")
     print(report(*state(asked.stdout)) if asked.returncode == 0 else asked.stderr.rstrip())
+    print("Run the same command again to go on.")
     return 0
 
 
