@@ -12,6 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kclib import profiles
+
 SCRIPT = Path(__file__).parent.parent / "notebooks" / "budget.py"
 specification = importlib.util.spec_from_file_location("budget", SCRIPT)
 budget = importlib.util.module_from_spec(specification)
@@ -149,3 +151,26 @@ def test_the_state_names_each_job_once():
     assert done == {"notebook": ["fig1"], "network": ["12ab"]}
     assert left == {"notebook": ["fig2"], "network": ["34cd"]}
     assert budget.report(done, {}) == "Everything is done."
+
+
+def test_what_the_profile_names_first_comes_first(tmp_path):
+    """The Snakefile gives earlier artefacts, and networks before their notebook, more priority."""
+    words = "snakemake --dry-run --cores 1 --config profile=smoke record=true".split()
+    done = subprocess.run(
+        [sys.executable, "-m", *words],
+        cwd=SCRIPT.parent.parent,
+        env=os.environ | {"KC_STORE": str(tmp_path), "KC_DEVICE": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    found = {}
+    for job in (done.stdout + done.stderr).split("\nrule ")[1:]:
+        lines = dict(part.strip().split(": ", 1) for part in job.splitlines() if ": " in part)
+        if "wildcards" in lines and job.startswith("n"):
+            name = lines["wildcards"].split("=")[1]
+            found[name] = int(lines.get("priority", 0))  # 0 is not printed
+    artefacts = list(profiles.load("smoke").artefacts)
+    priorities = [found[name] for name in artefacts]
+    assert priorities == sorted(priorities, reverse=True) and len(set(priorities)) == len(artefacts)
+    assert max(found.values()) not in priorities  # networks come first
