@@ -14,6 +14,9 @@ export OMP_NUM_THREADS := 1
 
 WITH_VENV := PATH="$(CURDIR)/.venv/bin:$$PATH"
 SNAKEMAKE  = $(WITH_VENV) snakemake --cores $(CORES) --rerun-incomplete --config
+# Within a budget, one job that fails does not keep the others from beginning.
+RECORD     = $(WITH_VENV) $(if $(BUDGET),python notebooks/budget.py $(BUDGET)) snakemake \
+             --cores $(CORES) --rerun-incomplete $(if $(BUDGET),--keep-going) --config
 PYTEST     = $(WITH_VENV) pytest -n $(CORES) --dist loadfile
 SANITIZE  := $(addprefix --nbval-sanitize-with=,$(wildcard tests/nbval_sanitize.cfg))
 
@@ -24,6 +27,14 @@ SANITIZE  := $(addprefix --nbval-sanitize-with=,$(wildcard tests/nbval_sanitize.
 ifneq ($(filter book notebook record bench,$(MAKECMDGOALS)),)
   ifeq ($(filter $(PROFILE),$(PROFILES)),)
     $(error there is no profile "$(PROFILE)"; PROFILE may be one of: $(PROFILES))
+  endif
+endif
+ifneq ($(BUDGET),)
+  ifeq ($(filter record,$(MAKECMDGOALS)),)
+    $(error BUDGET is for make record; other targets run to their end)
+  endif
+  ifeq ($(shell echo '$(BUDGET)' | grep -E '^([0-9]+\.?[0-9]*|\.[0-9]+)[smh]?$$'),)
+    $(error BUDGET is "$(BUDGET)"; write a time such as 90s, 20m or 1.5h)
   endif
 endif
 ifneq ($(filter notebook,$(MAKECMDGOALS)),)
@@ -45,6 +56,7 @@ help: ## list these targets
 	@echo "Variables, with the values they have now:"
 	@echo "  PROFILE=$(PROFILE)     data, networks and effort, one of: $(PROFILES)"
 	@echo "  CORES=$(CORES)           processes at a time, each of one thread"
+	@echo "  BUDGET=            record: time after which it stops, e.g. 90s, 20m or 1.5h; call again to go on"
 	@echo "  CAP=$(CAP)           bench: seconds that a run of the authors' recipe may take"
 	@echo "  PYTHON=$(PYTHON)    the Python, 3.11.4 or newer, that .venv is made with"
 
@@ -60,8 +72,8 @@ notebook: .venv/.installed ## run one notebook, e.g. NAME=table1_instability PAR
 	    $(foreach p,$(PARAMS),-p '$(subst =,' ',$(p))')
 	@echo "Done: open $(CURDIR)/book/_build/runs/$(NAME).ipynb in Jupyter."
 
-record: .venv/.installed ## run all notebooks in PROFILE and write results/PROFILE, to be committed
-	$(SNAKEMAKE) profile=$(PROFILE) record=true
+record: .venv/.installed ## run all notebooks in PROFILE and write results/PROFILE (BUDGET=20m: what fits)
+	$(RECORD) profile=$(PROFILE) record=true
 
 # The tests have their own store, so that they start from what they make themselves. Paths are
 # absolute because a notebook's kernel works in the notebook's folder. The book comes before nbval:

@@ -4,7 +4,8 @@
 #
 # A network's place in the store is keyed by all it depends on, code included, so its rule needs no
 # inputs: what is there is up to date. A notebook runs again when its text, its networks, or the code
-# of a module that it imports has changed.
+# of a module that it imports has changed. Of jobs that could begin, the one begins that belongs to
+# the artefact named first in the profile, so that a time budget goes to what is wanted most.
 import hashlib
 import json
 from pathlib import Path
@@ -14,11 +15,13 @@ from kclib.study import Study, results_folder
 
 PROFILE = parameters.checked({"profile": config.get("profile")})["profile"]
 STUDIES = {name: Study(name, profile=PROFILE) for name in profiles.load(PROFILE).artefacts}
-NETWORKS = {
-    study.network_path(member).name: (member, name)
-    for name, study in STUDIES.items()
-    for member in study.members()
-}
+NETWORKS, VALUE = {}, {}  # by key in the store; how soon each job is wanted, most wanted first
+for name, study in STUDIES.items():
+    for member in study.members():
+        key = study.network_path(member).name
+        NETWORKS.setdefault(key, (member, name))
+        VALUE.setdefault(key, -len(VALUE))
+    VALUE[name] = -len(VALUE)
 FOLDER = str(next(iter(STUDIES.values())).store.root / "networks")
 RESULTS = str((Path("results") if config.get("record") else results_folder()).resolve())
 RUNS = f"book/_build/notebooks/{PROFILE}"
@@ -63,10 +66,11 @@ rule network:
     input:
         lambda wildcards: origin(*NETWORKS[wildcards.key]),
     output:
-        FOLDER + "/{key}/entry.json",
+        update(FOLDER + "/{key}/entry.json"),  # what is there stays, and is found there
     params:
         member=lambda wildcards: NETWORKS[wildcards.key][0],
         artefact=lambda wildcards: NETWORKS[wildcards.key][1],
+    priority: lambda wildcards: VALUE[wildcards.key]
     threads: 1
     shell:
         "python -m kclib network --profile {PROFILE} --artefact {params.artefact} {params.member}"
@@ -82,6 +86,7 @@ rule notebook:
     params:
         code=lambda wildcards: code(wildcards.name),
         text=lambda wildcards: text(wildcards.name),
+    priority: lambda wildcards: VALUE[wildcards.name]
     threads: 1
     shell:
         "KC_RESULTS='{RESULTS}' python notebooks/run.py {wildcards.name} --profile {PROFILE} "

@@ -150,6 +150,14 @@ class Evaluation:
         weights = bootstrap_weights(len(self.target.square), resamples, seed)
         return [quantiles(share, level) for share in self._shares(weights)]
 
+    def residuals(self, weights: torch.Tensor) -> torch.Tensor:
+        """Return `residual` over images drawn with ``weights`` (R, N), float64, shape (R,).
+
+        With the same weights the residuals of two fits, or accuracy on the same images, belong
+        together resample by resample; see `bootstrap_weights`.
+        """
+        return self._shares(weights)[-1]
+
     def _shares(self, weights: torch.Tensor | None = None) -> list[torch.Tensor]:
         """Return the share of each order and of the residual, in each resample."""
         whole = self.target.variance(weights)
@@ -246,6 +254,31 @@ def ratio_interval(
     weights = bootstrap_weights(len(numerator), resamples, seed)
     low, high = quantiles((weights @ numerator) / (weights @ denominator), level)
     return float(numerator.sum() / denominator.sum()), low, high
+
+
+def rank_correlation(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Return Spearman's rank correlation along the last axis.
+
+    Parameters
+    ----------
+    one, other : torch.Tensor
+        Shape (..., K), K 2 or more; equal values share the mean of their ranks.
+
+    Returns
+    -------
+    torch.Tensor
+        float64, shape (...), between -1 and 1; 0 where all values of one side are equal.
+    """
+
+    def centred_ranks(values):
+        values = values.double()
+        ahead = (values[..., None, :] < values[..., :, None]).sum(-1)  # (..., K)
+        behind = (values[..., None, :] > values[..., :, None]).sum(-1)
+        return (ahead - behind).double() / 2  # of mean 0
+
+    a, b = centred_ranks(one), centred_ranks(other)
+    scale = (a.square().sum(-1) * b.square().sum(-1)).sqrt()
+    return (a * b).sum(-1) / scale.clamp(min=1e-300)
 
 
 def bootstrap_weights(count: int, resamples: int, seed: int) -> torch.Tensor:

@@ -217,7 +217,7 @@ class Study:
         seed, conditions = self.parameters["seed"], self.needs.conditions
         return [
             (condition, pair(name, condition, seed + number))
-            for number in range(max(conditions.values()))
+            for number in range(max(conditions.values(), default=0))
             for condition, count in conditions.items()
             for name in self.needs.networks
             if number < count
@@ -228,14 +228,15 @@ class Study:
 
         They are those of `pairs`; without conditions, each network of the artefact once, the first
         with the notebook's seed and each next one with 5 more. Pruned and born-again networks
-        follow those that they are made from.
+        follow; of a pair, only network A is pruned and born again.
         """
         seed = self.parameters["seed"]
         paired = [member for _, pair in self.pairs() for member in pair]
         alone = [Member(name, seed + 5 * k) for k, name in enumerate(self.needs.networks)]
         first = list(dict.fromkeys(paired if self.needs.conditions else alone))
-        pruned = [replace(m, pruned=ratio) for m in first for ratio in self.ratios()]
-        born = [replace(m, born=n) for m in first for n in range(1, self.generations() + 1)]
+        origins = list(dict.fromkeys(a for _, (a, _) in self.pairs())) or first
+        pruned = [replace(m, pruned=ratio) for m in origins for ratio in self.ratios()]
+        born = [replace(m, born=n) for m in origins for n in range(1, self.generations() + 1)]
         return [*first, *pruned, *born]
 
     def ratios(self) -> list[float]:
@@ -550,8 +551,12 @@ class Study:
             }
             for member, record in self._used.items()
         }
+        given = {
+            name: ", ".join(map(str, value)) if isinstance(value, list) else value
+            for name, value in self.parameters.items()
+        }
         provenance = records.Provenance(
-            parameters=self.parameters,
+            parameters=given,
             seeds=sorted({member.seed for member in self._used} | {self.parameters["seed"]}),
             data=data,
             networks=used,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from kclib import datasets
-from kclib.datasets import ImageSet, halves, load_pack
+from kclib.datasets import ImageSet, halves, load_pack, mixture
 from kclib.errors import InputError
 
 SIDE = 24
@@ -315,6 +315,86 @@ def test_set_survives_a_detour_through_json(six, known):
         for name, value in vars(original).items():
             same = torch.equal if isinstance(value, torch.Tensor) else lambda a, b: a == b
             assert same(getattr(back, name), value), name
+
+
+# --- coarse labels, groups and mixtures --------------------------------------------------------
+
+
+def test_coarse_labels_take_the_place_of_the_fine_ones(six):
+    coarse = six.coarsened()
+    assert coarse.labels.tolist() == [0, 1, 0, 1, 0, 1] and coarse.class_names == ("bird", "dog")
+    assert torch.equal(coarse.images, six.images) and len(coarse) == 6
+    assert coarse.digest not in (six.digest, coarse.coarsened().digest)
+    assert coarse.digest == six.coarsened().digest != six.subset([0, 1]).coarsened().digest
+
+
+def test_groups_are_disjoint_and_make_the_whole(six):
+    groups = [six.group(name) for name in six.coarse_names]
+    assert [group.tolist() for group in groups] == [[0, 2, 4], [1, 3, 5]]
+    assert six.subset(groups[1]).images[:, 0, 0, 0].tolist() == [1, 3, 5]
+    assert six.subset([5, 4, 1]).group("dog").tolist() == [0, 2]
+    assert six.subset([0, 2]).group("dog").tolist() == []
+
+
+def test_what_has_no_coarse_labels_has_none_of_either(six, known):
+    with pytest.raises(InputError, match="no coarse labels; allowed: Creatures and mixtures"):
+        load_pack(known.name, 16).coarsened()
+    with pytest.raises(InputError, match="group of images 'brid'. Did you mean 'bird'"):
+        six.group("brid")
+
+
+def birds_and_dogs(birds=5, dogs=3, size=4):
+    """Return two sets whose images say which they are, with labels from 0 in each."""
+    return {
+        name: ImageSet(
+            images=torch.full((count, 3, size, size), value, dtype=torch.uint8),
+            labels=torch.arange(count) % classes,
+            class_names=tuple(f"{name} {k}" for k in range(classes)),
+            digest=name,
+            **parts,
+        )
+        for name, count, value, classes, parts in (
+            (
+                "bird",
+                birds,
+                10,
+                3,
+                {"part_names": ("beak",), "part_points": torch.zeros(birds, 1, 3)},
+            ),
+            ("dog", dogs, 20, 2, {}),
+        )
+    }
+
+
+@given(st.integers(1, 9), st.integers(1, 9))
+def test_a_mixture_has_all_images_under_all_classes(birds, dogs):
+    sets = birds_and_dogs(birds, dogs)
+    mixed = mixture(sets)
+    assert len(mixed) == birds + dogs and len(mixed.class_names) == 5
+    assert mixed.coarse_names == ("bird", "dog")
+    for name, found in sets.items():
+        group = mixed.subset(mixed.group(name))
+        assert torch.equal(group.images, found.images)
+        called = [mixed.class_names[label] for label in group.labels]
+        assert called == [found.class_names[label] for label in found.labels]
+    assert mixed.labels.dtype == mixed.coarse.dtype == torch.int64
+    assert mixed.part_points is None and mixed.part_names == ()
+    assert mixed.coarsened().class_names == ("bird", "dog")
+
+
+def test_the_digest_of_a_mixture_is_that_of_its_sets_in_their_order():
+    sets = birds_and_dogs()
+    turned = dict(reversed(sets.items()))
+    digests = {mixture(sets).digest, mixture(turned).digest, sets["bird"].digest}
+    assert len(digests) == 3 and mixture(birds_and_dogs()).digest == mixture(sets).digest
+    other = sets | {"dog": sets["dog"].subset([0, 1])}
+    assert mixture(other).digest not in digests
+
+
+def test_images_of_different_sizes_do_not_mix():
+    sets = birds_and_dogs() | {"dog": birds_and_dogs(size=5)["dog"]}
+    with pytest.raises(InputError, match="sides of .*'bird': 4, 'dog': 5.* pixels; allowed: one"):
+        mixture(sets)
 
 
 # --- halves -----------------------------------------------------------------------------------

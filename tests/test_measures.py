@@ -12,6 +12,7 @@ from kclib.measures import (
     bootstrap_weights,
     neighbour_products,
     quantiles,
+    rank_correlation,
     ratio_interval,
     supported_order,
     variance,
@@ -224,3 +225,33 @@ def test_the_order_to_stop_at_is_the_highest_that_other_images_support():
     whole = falling(0.5)
     with pytest.raises(InputError, match="fitted jointly"):
         supported_order(Evaluation(whole.target, whole.components, whole.residual_part))
+
+
+def test_residuals_of_resamples_are_those_that_intervals_are_made_of():
+    evaluation = split(40)
+    weights = bootstrap_weights(40, 300, seed=3)
+    found = evaluation.residuals(weights)
+    assert quantiles(found, 0.95) == evaluation.intervals(resamples=300, seed=3)[-1]
+    equal = torch.full((1, 40), 1 / 40, dtype=torch.float64)
+    assert float(evaluation.residuals(equal)) == pytest.approx(evaluation.residual)
+
+
+@given(st.lists(st.integers(-5, 5), min_size=2, max_size=8, unique=True), st.integers(0, 1000))
+def test_rank_correlation_is_of_order_alone(values, seed):
+    one = torch.tensor(values, dtype=torch.float64)
+    assert float(rank_correlation(one, one.exp())) == pytest.approx(1)
+    assert float(rank_correlation(one, -(one**3))) == pytest.approx(-1)
+    other = normal(3, len(values), seed=seed)
+    found = rank_correlation(one.expand(3, -1), other)
+    d = one.argsort().argsort() - other.argsort(-1).argsort(-1)  # Spearman's formula without ties
+    n = len(values)
+    expected = 1 - 6 * d.double().square().sum(-1) / (n * (n * n - 1))
+    torch.testing.assert_close(found, expected)
+
+
+def test_equal_values_share_their_rank_and_a_constant_has_no_order():
+    one, other = torch.tensor([1.0, 2.0, 2.0, 3.0]), torch.tensor([1.0, 3.0, 2.0, 4.0])
+    assert float(rank_correlation(one, other)) == pytest.approx(
+        0.9486833
+    )  # by hand: 4.5 / 22.5**.5
+    assert float(rank_correlation(one, torch.ones(4))) == 0

@@ -409,3 +409,25 @@ def test_features_of_one_group_and_of_two_taps():
     assert len(comparison.test.target.square) == len(chosen) > 0
     with pytest.raises(InputError, match="group of images"):
         made.features(a, "conv4_3", "test", "cat")
+
+
+def test_of_a_pair_only_the_first_is_born_again_and_pruned():
+    made = begin(ratios="0.5, 0.9", generations=2)
+    found = [str(member) for member in made.members()]
+    assert found == [
+        "vgg16_all_0",
+        "vgg16_all_5",
+        "vgg16_all_0_pruned0.5",
+        "vgg16_all_0_pruned0.9",
+        "vgg16_all_0_born1",
+        "vgg16_all_0_born2",
+    ]
+    made.needs = made.needs.model_copy(update={"conditions": {}})
+    assert [str(m) for m in made.members()] == [m for m in found if m != "vgg16_all_5"]
+
+
+def test_a_list_of_parameters_is_recorded_as_text():
+    made = begin(ratios=[0.5, 0.9])
+    made.network(Member("vgg16", 0))
+    result = records.read(made.record([{"value": 1.5}], []))
+    assert result.provenance.parameters["ratios"] == "0.5, 0.9"
