@@ -217,7 +217,7 @@ class Study:
         seed, conditions = self.parameters["seed"], self.needs.conditions
         return [
             (condition, pair(name, condition, seed + number))
-            for number in range(max(conditions.values()))
+            for number in range(max(conditions.values(), default=0))
             for condition, count in conditions.items()
             for name in self.needs.networks
             if number < count
@@ -226,14 +226,18 @@ class Study:
     def members(self) -> list[Member]:
         """Return the networks that the notebook needs, most needed first.
 
-        They are those of `pairs`; without conditions, each network of the artefact once, the first
-        with the notebook's seed and each next one with 5 more. Pruned and born-again networks
-        follow those that they are made from.
+        They are those of `pairs`, without conditions each network of the artefact once; then those
+        that the profile asks for once beside them. Of networks that are needed once, the first has
+        the notebook's seed and each next one 5 more. Pruned and born-again networks follow those
+        that they are made from.
         """
         seed = self.parameters["seed"]
         paired = [member for _, pair in self.pairs() for member in pair]
-        alone = [Member(name, seed + 5 * k) for k, name in enumerate(self.needs.networks)]
-        first = list(dict.fromkeys(paired if self.needs.conditions else alone))
+        alone = [
+            [Member(name, seed + 5 * k) for k, name in enumerate(networks)]
+            for networks in (self.needs.networks, self.needs.once)
+        ]
+        first = list(dict.fromkeys((paired if self.needs.conditions else alone[0]) + alone[1]))
         pruned = [replace(m, pruned=ratio) for m in first for ratio in self.ratios()]
         born = [replace(m, born=n) for m in first for n in range(1, self.generations() + 1)]
         return [*first, *pruned, *born]
