@@ -25,8 +25,12 @@ for name, study in STUDIES.items():
 FOLDER = str(next(iter(STUDIES.values())).store.root / "networks")
 RESULTS = str((Path("results") if config.get("record") else results_folder()).resolve())
 RUNS = f"book/_build/notebooks/{PROFILE}"
-# Table 2 reads the fits that Table 1 makes; side by side they would wait for each other.
-AFTER = {"table2_orders": ["table1_instability"]}
+# These read fits that others make too; side by side they would wait for each other.
+AFTER = {
+    "table2_orders": ["table1_instability"],
+    "compare_similarity": ["table1_instability"],
+    "check_blind_spots": ["fig1_fuzziness_levels", "fig3_blind_spots"],
+}
 
 
 def entry(study):

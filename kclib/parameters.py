@@ -16,6 +16,7 @@ NUMBERS = {
     "channel": (int, -1, 10**4, "filter shown; -1 chooses the one that varies most"),
     "channels": (int, 1, 256, "channels of a worked example"),
     "samples": (int, 0, 10**5, "images of planted features; 0: as many as the profile says"),
+    "positions": (int, 100, 10**6, "positions of maps that measures of similarity see"),
     "generations": (int, 1, 20, "born-again networks; None: as many as the profile says"),
     "ratios": (float, 0.01, 0.999, "shares of weights pruned away; None: those of the profile"),
     "epochs": (int, 1, 1000, "of fine-tuning a tail; None: as many as the profile says"),

@@ -101,6 +101,50 @@ def maps(images: torch.Tensor, columns: dict[str, torch.Tensor]) -> Figure:
     return figure
 
 
+def strengths(
+    images: torch.Tensor, columns: dict[str, torch.Tensor], regions: dict[str, torch.Tensor]
+) -> Figure:
+    """Draw images beside maps of strength, 0 or more, one row an image, one scale a row.
+
+    Parameters
+    ----------
+    images : torch.Tensor
+        uint8, shape (N, 3, S, S).
+    columns : dict
+        From title to maps of shape (N, H, W).
+    regions : dict
+        From name to bool maps (N, H, W): their outlines are drawn into everything, in one colour
+        each, at most three of them.
+    """
+    count, wide = len(images), 1 + len(columns)
+    figure, grid = plt.subplots(
+        count, wide, figsize=(1.5 * wide + 0.9, 1.5 * count + 0.9), squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    whole = (0, 1, 1, 0)  # every image and map fills a square with sides of 1
+    colours = (RECORDED, ORDERS[1], ORDERS[4])
+    for row, axes in enumerate(grid):
+        limit = max(float(part[row].max()) for part in columns.values()) or 1.0
+        axes[0].imshow(images[row].permute(1, 2, 0), extent=whole)  # (S, S, 3)
+        for place, part in zip(axes[1:], columns.values(), strict=True):
+            drawn = place.imshow(part[row], cmap="gray", vmin=0, vmax=limit, extent=whole)
+        figure.colorbar(drawn, ax=axes[-1], shrink=0.8, label="mean square")
+        for (_, region), colour in zip(regions.items(), colours, strict=False):
+            height, width = region.shape[1:]
+            x, y = (torch.arange(width) + 0.5) / width, (torch.arange(height) + 0.5) / height
+            for place in axes if region[row].any() and not region[row].all() else ():
+                place.contour(x, y, region[row].float(), [0.5], colors=colour, linewidths=1.5)
+    for axes, title in zip(grid[0], ["image", *columns], strict=True):
+        axes.set_title(title)
+    for axes in grid.flat:
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.spines[:].set_visible(False)
+    lines = [plt.Line2D([], [], color=colour) for colour in colours[: len(regions)]]
+    figure.legend(lines, list(regions), loc="outside lower center", ncols=len(regions))
+    return figure
+
+
 def diagram(disentangler: Disentangler) -> Figure:
     """Draw a disentangler as it is: its layers, their sizes, and its p_k (the paper's Fig. 2)."""
     top = disentangler.order

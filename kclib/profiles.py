@@ -68,6 +68,9 @@ class Artefact(_Strict):
     conditions: dict[Literal[CONDITIONS], int] = Field(
         default={}, description="from condition to the number of pairs; none: each network once"
     )
+    once: dict[str, tuple[str, ...]] = Field(
+        default={}, description="as networks, for those that are needed once beside the pairs"
+    )
     samples: int = Field(default=0, ge=0, description="images of planted features")
     ratios: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
         default=(), description="shares of each layer's weights that are pruned away"
@@ -137,6 +140,6 @@ def parse(text: str, name: str) -> Profile:
         )
         raise InputError(f"the profile {name!r} is not valid: {problems}.") from None
     for artefact, needs in profile.artefacts.items():
-        for network in needs.networks:
+        for network in (*needs.networks, *needs.once):
             choose(f"network (asked for by {artefact})", network, profile.networks)
     return profile

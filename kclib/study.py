@@ -226,14 +226,18 @@ class Study:
     def members(self) -> list[Member]:
         """Return the networks that the notebook needs, most needed first.
 
-        They are those of `pairs`; without conditions, each network of the artefact once, the first
-        with the notebook's seed and each next one with 5 more. Pruned and born-again networks
-        follow; of a pair, only network A is pruned and born again.
+        They are those of `pairs`, without conditions each network of the artefact once; then those
+        that the profile asks for once beside them. Of networks that are needed once, the first has
+        the notebook's seed and each next one 5 more. Pruned and born-again networks follow; of a
+        pair, only network A is pruned and born again.
         """
         seed = self.parameters["seed"]
         paired = [member for _, pair in self.pairs() for member in pair]
-        alone = [Member(name, seed + 5 * k) for k, name in enumerate(self.needs.networks)]
-        first = list(dict.fromkeys(paired if self.needs.conditions else alone))
+        alone = [
+            [Member(name, seed + 5 * k) for k, name in enumerate(networks)]
+            for networks in (self.needs.networks, self.needs.once)
+        ]
+        first = list(dict.fromkeys((paired if self.needs.conditions else alone[0]) + alone[1]))
         origins = list(dict.fromkeys(a for _, (a, _) in self.pairs())) or first
         pruned = [replace(m, pruned=ratio) for m in origins for ratio in self.ratios()]
         born = [replace(m, born=n) for m in origins for n in range(1, self.generations() + 1)]
