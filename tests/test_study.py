@@ -459,7 +459,7 @@ def test_refinements_are_kept(refining, nothing_is_made, monkeypatch):
     for one, other in zip(found, reversed(again), strict=True):
         assert one.history == other.history and one.train_accuracy == other.train_accuracy
         assert torch.equal(one.hits, other.hits)
-    for change in ({"dropout": 0.5}, {"norm": "dataset"}, {"group": "bird"}, {"upto": (2,)}):
+    for change in ({"dropout": 0.5}, {"norm": "dataset"}, {"group": "bird"}, {"order": 2}):
         with pytest.raises(AssertionError, match="made again"):
             made.refine(a, b, "conv4_3", **{"upto": (0,), **OPTIONS, **change})
     with pytest.raises(AssertionError, match="made again"):
