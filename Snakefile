@@ -22,8 +22,12 @@ NETWORKS = {
 FOLDER = str(next(iter(STUDIES.values())).store.root / "networks")
 RESULTS = str((Path("results") if config.get("record") else results_folder()).resolve())
 RUNS = f"book/_build/notebooks/{PROFILE}"
-# Table 2 reads the fits that Table 1 makes; side by side they would wait for each other.
-AFTER = {"table2_orders": ["table1_instability"]}
+# These read the fits that others make; side by side they would wait for each other.
+AFTER = {
+    "table2_orders": ["table1_instability"],
+    "table3_refinement": ["table1_instability"],
+    "appendix_fairness": ["table3_refinement"],
+}
 
 
 def entry(study):
