@@ -28,6 +28,8 @@ RUNS = f"book/_build/notebooks/{PROFILE}"
 # These read fits that others make too; side by side they would wait for each other.
 AFTER = {
     "table2_orders": ["table1_instability"],
+    "table3_refinement": ["table1_instability"],
+    "appendix_fairness": ["table3_refinement"],
     "compare_similarity": ["table1_instability"],
     "check_blind_spots": ["fig1_fuzziness_levels", "fig3_blind_spots"],
 }

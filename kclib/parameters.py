@@ -20,9 +20,10 @@ NUMBERS = {
     "generations": (int, 1, 20, "born-again networks; None: as many as the profile says"),
     "ratios": (float, 0.01, 0.999, "shares of weights pruned away; None: those of the profile"),
     "epochs": (int, 1, 1000, "of fine-tuning a tail; None: as many as the profile says"),
+    "rate": (float, 1e-8, 0.1, "Adam's first, of fine-tuning; None: the authors' in proportion"),
 }
 #: Those that may be None, for what the profile says.
-OPTIONAL = ("generations", "ratios", "epochs")
+OPTIONAL = ("generations", "ratios", "epochs", "rate")
 #: Those that are a list, also written as numbers with commas between them.
 LISTS = ("ratios",)
 

@@ -34,6 +34,7 @@ def shares(
     series: dict[str, tuple[list[float | None], list[tuple[float, float]] | None, str]],
     *,
     xlabel: str,
+    signed: bool = False,
 ) -> Figure:
     """Draw numbers with intervals, one row a label and one mark a series.
 
@@ -45,6 +46,8 @@ def shares(
         From name to values (None or NaN: no mark), intervals or None, and colour.
     xlabel : str
         What the numbers are, with their unit.
+    signed : bool
+        They may be negative: the axis reaches as far as they do, with a line at 0.
     """
     height = 0.12 * (len(series) + 1) * len(labels) + 1.2
     figure, axes = plt.subplots(figsize=(7.5, height), layout="constrained")
@@ -64,7 +67,10 @@ def shares(
             axes.plot(intervals[k], [k + shift] * 2, "-", color=colour, linewidth=2)
     axes.set_yticks(range(len(labels)), labels)
     axes.invert_yaxis()
-    axes.set_xlim(left=0)
+    if signed:
+        axes.axvline(0, color="black", linewidth=0.8)
+    else:
+        axes.set_xlim(left=0)
     axes.set_xlabel(xlabel)
     axes.grid(axis="x", alpha=0.3)
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))

@@ -6,6 +6,7 @@ import time
 import warnings
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from . import (
     progress,
     pruning,
     records,
+    refinement,
     solver,
     sources,
     training,
@@ -29,6 +31,7 @@ from .datasets import ImageSet
 from .disentangler import Disentangler, StagewiseDisentangler
 from .errors import DegenerateFeatures, InputError, choose
 from .measures import Evaluation
+from .refinement import Refinement
 from .store import Store, code_digest
 
 #: Parts of the training set that a network may be trained on; of "none", it is as initialised.
@@ -251,6 +254,10 @@ class Study:
         """Return the number of born-again generations: the parameter's or the profile's."""
         return self.parameters.get("generations") or self.needs.generations
 
+    def epochs(self) -> int:
+        """Return the epochs of fine-tuning a tail: the parameter's or the profile's."""
+        return self.parameters.get("epochs") or self.needs.epochs
+
     def images(self, split: str, network: str) -> ImageSet:
         """Return the images of a split (``"train"`` or ``"test"``) as a network is to see them.
 
@@ -433,7 +440,7 @@ class Study:
         InputError
             If the two networks belong to different images.
         """
-        options = {"epochs": self.profile.fit_epochs, **options}
+        options = self._fit_options(options)
         target_tap = target_tap or tap
         data = [self.profile.data_of(member.name) for member in (a, b)]
         if data[0] != data[1]:
@@ -484,6 +491,148 @@ class Study:
             record["seconds"],
             record["warnings"],
         )
+
+    def refine(
+        self,
+        a: Member,
+        b: Member,
+        tap: str,
+        *,
+        upto: tuple[int, ...] = (2,),
+        dropout: float | None = None,
+        group: str | None = None,
+        **options,
+    ) -> list[Refinement]:
+        """Put what A's features give of B's into B, and fine-tune B's layers above the tap.
+
+        The input is x^(0) + ... + x^(k) of the disentangler that `compare` gives, which stays as
+        it is (Table 3).
+
+        Parameters
+        ----------
+        a, b : Member
+        tap : str
+            Of both.
+        upto : tuple of int
+            Highest orders k, one refinement each.
+        dropout : float, optional
+            Share of units that dropout layers of the tail drop meanwhile, 0 to below 1; by default
+            as B was trained.
+        group : str, optional
+            A coarse label: only the images with it are used, also for the disentangler (Table 4).
+        options
+            Of `compare`.
+        """
+        comparison = self.compare(a, b, tap, group=group, **options)
+
+        @cache
+        def source(split: str) -> torch.Tensor:
+            return self.features(a, tap, split, group)
+
+        def consistent(k: int, split: str) -> torch.Tensor:
+            size = self._map_size(b, tap)
+            g = comparison.disentangler
+            return refinement.consistent_part(g, source(split), size, upto=k, device=self.device)
+
+        spec = {"a": self.network_path(a).name, "options": self._fit_options(options)}
+        return [
+            self._fine_tuned(
+                b,
+                tap,
+                partial(consistent, k),
+                {**spec, "upto": k},
+                dropout=dropout,
+                group=group,
+                title=f"refining {b} from {a} at {tap}, order {k}",
+            )
+            for k in upto
+        ]
+
+    def fine_tune(
+        self,
+        b: Member,
+        tap: str,
+        *,
+        dropout: float | None = None,
+        group: str | None = None,
+        fresh: int | None = None,
+    ) -> Refinement:
+        """Fine-tune B's layers above a tap on B's own features, for as many steps as `refine`.
+
+        Parameters
+        ----------
+        b, tap, dropout, group
+            As for `refine`.
+        fresh : int, optional
+            Put a new disentangler of this order before those layers, of the size that `refine`
+            takes, and train it with them.
+        """
+        spec = {} if fresh is None else {"fresh": fresh}
+        return self._fine_tuned(
+            b,
+            tap,
+            lambda split: self.features(b, tap, split, group),
+            spec,
+            dropout=dropout,
+            group=group,
+            fresh=fresh,
+            title=f"fine-tuning {b} above {tap}",
+        )
+
+    def _fine_tuned(self, b, tap, inputs, spec, *, dropout, group, title, fresh=None) -> Refinement:
+        """Fine-tune B's tail on ``inputs(split)``, or load what that gave."""
+        model, _ = self.network(b)
+        width = self.profile.networks[b.name].width
+        settings = {
+            "epochs": self.epochs(),
+            "rate": self.parameters.get("rate") or refinement.rate_for(self.epochs(), width),
+            "seed": self.parameters["seed"],
+        }
+
+        def make(_unfinished: Path):
+            tail = networks.split(model, tap)[1]
+            for module in tail.modules():
+                if isinstance(module, nn.Dropout) and dropout is not None:
+                    module.p = dropout
+            given = []
+            for split in ("train", "test"):
+                images = self.images(split, b.name)
+                labels = images.labels if group is None else images.labels[images.group(group)]
+                given += [inputs(split), labels]
+            new = None
+            if fresh is not None:
+                with torch.random.fork_rng(devices=[]):
+                    torch.manual_seed(settings["seed"])
+                    new = Disentangler(given[0].shape[1], given[0].shape[1], fresh)
+            with progress.bar(title) as show:
+                _, found = refinement.fine_tune(
+                    tail, *given, **settings, fresh=new, device=self.device, progress=show
+                )
+            accuracies = list(found.train_accuracy)
+            return {"hits": found.hits}, {"history": found.history, "train_accuracy": accuracies}
+
+        spec = {
+            "b": self.network_path(b).name,
+            "tap": tap,
+            "group": group,
+            "dropout": dropout,
+            "settings": settings,
+            **spec,
+        }
+        path = self.store.path("refinements", spec, ("refinement", "solver"))
+        tensors, record = self.store.make(path, make)
+        train_accuracy = tuple(record["train_accuracy"])
+        return Refinement(record["history"], tensors["hits"], train_accuracy)
+
+    def _fit_options(self, options: dict) -> dict:
+        """Return the options of a fit, the profile's epochs among them."""
+        return {"epochs": self.profile.fit_epochs, **options}
+
+    def _map_size(self, member: Member, tap: str) -> tuple[int, int]:
+        """Return height and width of a network's maps at a tap."""
+        image = self.images("test", member.name).images[:1]
+        found = features.extract(self.network(member)[0], image, tap, device=self.device)
+        return found.shape[2], found.shape[3]
 
     def recorded(self, profile: str, **parameters) -> list[dict]:
         """Return the committed rows of this notebook under a profile.

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from made_up import a_claim, a_result
 
 from kclib import __main__ as command_line
-from kclib import networks, pruning, records, solver, study, training
+from kclib import networks, pruning, records, refinement, solver, study, training
 from kclib.errors import InputError
 from kclib.measures import variance
 from kclib.store import code_digest
@@ -431,3 +431,71 @@ def test_a_list_of_parameters_is_recorded_as_text():
     made.network(Member("vgg16", 0))
     result = records.read(made.record([{"value": 1.5}], []))
     assert result.provenance.parameters["ratios"] == "0.5, 0.9"
+
+
+# Refinement
+
+
+@pytest.fixture(scope="module")
+def refining():
+    """A study that may fine-tune, its pair, and what it made of orders 0 and 0 to 1."""
+    made = begin(epochs=2)
+    [(_, (a, b))] = made.pairs()
+    return made, (a, b), made.refine(a, b, "conv4_3", upto=(0, 1), **OPTIONS)
+
+
+def test_refinement_starts_from_the_consistent_part_in_b(refining):
+    made, (a, b), found = refining
+    g = made.compare(a, b, "conv4_3", **OPTIONS).disentangler
+    x = made.features(a, "conv4_3", "test")
+    tail = networks.split(made.network(b)[0], "conv4_3")[1]
+    labels = made.images("test", b.name).labels
+    for k in (0, 1):
+        with torch.no_grad():
+            part = g.decompose(x)[: k + 1].sum(0)
+        assert torch.equal(found[k].hits[0], refinement.predict(tail, part) == labels)
+    assert [len(one.history) for one in found] == [2, 2]
+    assert found[0].history[0]["loss"] != found[1].history[0]["loss"]
+
+
+def test_the_control_starts_from_b_itself(refining):
+    made, (_, b), _ = refining
+    found = made.fine_tune(b, "conv4_3")
+    record = made.network(b)[1]
+    assert found.before == pytest.approx(record["test_accuracy"])
+    assert found.train_accuracy[0] == pytest.approx(record["train_accuracy"])
+    assert found.hits.shape == (3, 64)
+    with_fresh = made.fine_tune(b, "conv4_3", fresh=1)
+    assert with_fresh.history[0]["loss"] != found.history[0]["loss"]
+
+
+def test_refinements_are_kept(refining, nothing_is_made, monkeypatch):
+    _, (a, b), found = refining
+    made = begin(epochs=2)
+
+    def refuse(*_words, **_options):
+        raise AssertionError("made again")
+
+    monkeypatch.setattr(refinement, "fine_tune", refuse)
+    again = made.refine(a, b, "conv4_3", upto=(1, 0), **OPTIONS)
+    for one, other in zip(found, reversed(again), strict=True):
+        assert one.history == other.history and one.train_accuracy == other.train_accuracy
+        assert torch.equal(one.hits, other.hits)
+    for change in ({"dropout": 0.5}, {"norm": "dataset"}, {"group": "bird"}, {"order": 2}):
+        with pytest.raises(AssertionError, match="made again"):
+            made.refine(a, b, "conv4_3", **{"upto": (0,), **OPTIONS, **change})
+    with pytest.raises(AssertionError, match="made again"):
+        made.refine(b, a, "conv4_3", **OPTIONS)
+    for other in (begin(epochs=1), begin(epochs=2, rate=1e-3), begin(epochs=2, seed=1)):
+        with pytest.raises(AssertionError, match="made again"):
+            other.fine_tune(b, "conv4_3")
+
+
+def test_a_group_is_refined_on_its_images_only(refining):
+    made, (a, b), _ = refining
+    [found] = made.refine(a, b, "conv4_3", upto=(1,), group="bird", **OPTIONS)
+    images = made.images("test", b.name)
+    assert found.hits.shape[1] == len(images.group("bird")) < len(images)
+    whole = made.fine_tune(b, "conv4_3")
+    own = made.fine_tune(b, "conv4_3", group="bird")
+    assert torch.equal(own.hits[0], whole.hits[0][images.group("bird")])
