@@ -10,8 +10,8 @@ from kclib.records import Claim, Result
 
 #: The book's profiles, the one that tells most first; a reader's own come after them.
 _MEANING = {
-    "real64": "CUB-200-2011 at 64 px, narrow networks",
-    "paper": "CUB-200-2011 at 224 px, full networks",
+    "real64": "CUB-200-2011 and Stanford Dogs at 64 or 112 px, narrow networks",
+    "paper": "CUB-200-2011 and Stanford Dogs at 224 px, full networks",
     "quick": "embedded Creatures, narrow networks",
     "smoke": "a test of the code; its numbers mean nothing",
 }

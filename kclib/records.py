@@ -58,7 +58,11 @@ class Claim(_Strict):
 
 
 class Provenance(_Strict):
-    """How a result came about."""
+    """How a result came about.
+
+    ``seconds`` are those of the run, and of the fits that it found in the store, when they were
+    made; networks count by themselves.
+    """
 
     parameters: dict[str, Cell]
     seeds: list[int]

@@ -210,6 +210,8 @@ class Study:
         self._images: dict[str, ImageSet] = {}
         self._used: dict[Member, dict] = {}
         self._began = time.perf_counter()
+        self._spared: dict[str, float] = {}  # seconds of fits that were in the store
+        self._kept: set[str] = set()  # fits that this run has made or loaded
 
     def pairs(self) -> list[tuple[str, tuple[Member, Member]]]:
         """Return the pairs of networks that the notebook compares, each with its condition.
@@ -479,7 +481,7 @@ class Study:
             "options": options,
         }
         path = self.store.path("fits", spec, ("solver",))
-        tensors, record = self.store.make(path, make)
+        tensors, record = self._made(path, make)
         stages = options.get("solver") == "lowest_first"
         g = (StagewiseDisentangler if stages else Disentangler)(**record["shape"])
         g.load_state_dict(_under("g.", tensors))
@@ -590,6 +592,7 @@ class Study:
         }
 
         def make(_unfinished: Path):
+            began = time.perf_counter()
             tail = networks.split(model, tap)[1]
             for module in tail.modules():
                 if isinstance(module, nn.Dropout) and dropout is not None:
@@ -608,8 +611,12 @@ class Study:
                 _, found = refinement.fine_tune(
                     tail, *given, **settings, fresh=new, device=self.device, progress=show
                 )
-            accuracies = list(found.train_accuracy)
-            return {"hits": found.hits}, {"history": found.history, "train_accuracy": accuracies}
+            record = {
+                "history": found.history,
+                "train_accuracy": list(found.train_accuracy),
+                "seconds": round(time.perf_counter() - began, 1),
+            }
+            return {"hits": found.hits}, record
 
         spec = {
             "b": self.network_path(b).name,
@@ -620,9 +627,18 @@ class Study:
             **spec,
         }
         path = self.store.path("refinements", spec, ("refinement", "solver"))
-        tensors, record = self.store.make(path, make)
+        tensors, record = self._made(path, make)
         train_accuracy = tuple(record["train_accuracy"])
         return Refinement(record["history"], tensors["hits"], train_accuracy)
+
+    def _made(self, path: Path, make) -> tuple[dict[str, torch.Tensor], dict]:
+        """Load or make a fit; of one that was there, note how long it took."""
+        was_there = path.exists()
+        tensors, record = self.store.make(path, make)
+        if was_there and path.name not in self._kept:
+            self._spared[path.name] = record["seconds"]
+        self._kept.add(path.name)
+        return tensors, record
 
     def _fit_options(self, options: dict) -> dict:
         """Return the options of a fit, the profile's epochs among them."""
@@ -658,12 +674,14 @@ class Study:
             return text + "No run of it is recorded, so there is no expected time."
         had = result.provenance
         training_time = sum(network["seconds"] for network in had.networks.values())
+        trained = (
+            f"; {training_time:.0f} s more to train its {len(had.networks)} networks if the store "
+            "has none of them"
+        )
         return text + (
             f"Expected time: {had.seconds:.0f} s, as recorded on {had.date} with "
-            f"{had.hardware['threads']} thread of {had.hardware['processor']}; "
-            f"{training_time:.0f} s more to train its {len(had.networks)} networks if the store "
-            "has none of them. Peak memory: "
-            f"{had.peak_memory:.1f} GB."
+            f"{had.hardware['threads']} thread of {had.hardware['processor']}"
+            f"{trained if had.networks else ''}. Peak memory: {had.peak_memory:.1f} GB."
         )
 
     def record(
@@ -716,7 +734,7 @@ class Study:
             versions=records.versions(),
             hardware=records.hardware(self.device),
             code=code_digest("study"),
-            seconds=round(time.perf_counter() - self._began, 1),
+            seconds=round(time.perf_counter() - self._began + sum(self._spared.values()), 1),
             peak_memory=round(records.peak_memory(), 2),
             date=datetime.now(UTC).date().isoformat(),
         )

@@ -1,6 +1,7 @@
 """The study: what a notebook asks for is made once, kept, and recorded with its provenance."""
 
 import sys
+import time
 from datetime import date
 
 import pytest
@@ -499,3 +500,15 @@ def test_a_group_is_refined_on_its_images_only(refining):
     whole = made.fine_tune(b, "conv4_3")
     own = made.fine_tune(b, "conv4_3", group="bird")
     assert torch.equal(own.hits[0], whole.hits[0][images.group("bird")])
+
+
+def test_a_fit_that_was_in_the_store_counts_with_the_time_that_it_took(refining):
+    made, (a, b), _ = refining
+    took = made.compare(a, b, "conv4_3", **OPTIONS).seconds
+    later = begin()
+    for _ in range(2):  # a fit counts once
+        later.compare(a, b, "conv4_3", **OPTIONS)
+    later._began = time.perf_counter()  # so that little else counts
+    seconds = records.read(later.record([{"value": 1.0}], [])).provenance.seconds
+    assert took <= seconds < took + 1
+    assert took > 0
