@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from made_up import a_claim, a_result
 
 from kclib import __main__ as command_line
-from kclib import networks, pruning, records, solver, study, training
+from kclib import networks, profiles, pruning, records, solver, study, training
 from kclib.errors import InputError
 from kclib.measures import variance
 from kclib.store import code_digest
@@ -341,6 +341,20 @@ def test_the_command_says_how_to_go_on_after_an_interruption(monkeypatch, capsys
     monkeypatch.setattr(training, "train", interrupted)
     assert command(monkeypatch, "vgg16_all_77") == 130
     assert "run the same command again" in capsys.readouterr().err
+
+
+def test_networks_needed_once_stand_beside_pairs_or_alone():
+    def members(**needs):
+        made = begin(seed=3)
+        made.needs = profiles.Artefact(**needs)
+        return [str(member) for member in made.members()]
+
+    once = {"alexnet": ("conv5",), "resnet34": ("layer3",)}
+    alone = ["alexnet_all_3", "resnet34_all_8"]
+    assert members(networks=once) == members(once=once) == alone
+    paired = {"networks": {"vgg16": ("conv4_3",)}, "conditions": {"initialisations": 1}}
+    assert members(**paired, once=once) == ["vgg16_all_3", "vgg16_all_8", *alone]
+    assert members(**paired, once={"vgg16": ("conv5_3",)}) == ["vgg16_all_3", "vgg16_all_8"]
 
 
 def test_members_are_read_from_what_they_are_written_as():
