@@ -390,7 +390,12 @@ class Study:
         return self.store.path("networks", spec, tuple(modules))
 
     def features(
-        self, member: Member, tap: str, split: str, group: str | None = None
+        self,
+        member: Member,
+        tap: str,
+        split: str,
+        group: str | None = None,
+        hide: tuple[str, ...] = (),
     ) -> torch.Tensor:
         """Return a network's features of a split's images at a tap, float32 (N, C, H, W).
 
@@ -401,9 +406,11 @@ class Study:
         split : {"train", "test"}
         group : str, optional
             A coarse label: of the images with it only.
+        hide : tuple of str
+            Parts of Creatures that are painted over in the images.
         """
         model, _ = self.network(member)
-        images = self.images(split, member.name)
+        images = self._load_images(split, member.name, hide)
         if group is not None:
             images = images.subset(images.group(group))
         with progress.bar(f"features of {member} at {tap}") as show:
@@ -417,12 +424,13 @@ class Study:
         target_tap: str | None = None,
         *,
         group: str | None = None,
+        hide: tuple[str, ...] = (),
         **options,
     ) -> Comparison:
         """Fit, or load, the disentangler from A's features to B's.
 
-        It is fitted on the training images, with nothing hidden, and measured on the test images
-        too.
+        It is fitted on the training images and measured on the test images too, the same whatever
+        the networks were trained on.
 
         Parameters
         ----------
@@ -434,6 +442,8 @@ class Study:
             Of B's features, by default the same.
         group : str, optional
             A coarse label: only the images with it are used.
+        hide : tuple of str
+            Parts of Creatures that are painted over in what A sees, not in what B sees.
         options
             Of `kclib.fit`: order, penalty, norm, solver, seed.
 
@@ -450,19 +460,21 @@ class Study:
                 f"{a} is of {data[0].name} images and {b} of {data[1].name}; allowed: two networks "
                 "of the same images."
             )
-        sides = ((a, tap), (b, target_tap))
-        for member, _ in sides:
+        for member in (a, b):
             self.network(member)  # before the lock, and noted as used
+
+        def sides(split: str) -> tuple[tuple, tuple]:
+            return (a, tap, split, group, hide), (b, target_tap, split, group)
 
         def make(_unfinished: Path):
             began = time.perf_counter()
-            x, target = (self.features(*side, "train", group) for side in sides)
+            x, target = (self.features(*side) for side in sides("train"))
             with (
                 progress.bar(f"fitting {a} to {b} at {tap}") as show,
                 warnings.catch_warnings(record=True, category=DegenerateFeatures) as told,
             ):
                 fit = solver.fit(x, target, device=self.device, progress=show, **options)
-            held_out = fit.evaluate(*(self.features(*side, "test", group) for side in sides))
+            held_out = fit.evaluate(*(self.features(*side) for side in sides("test")))
             tensors = {f"g.{name}": value for name, value in fit.disentangler.state_dict().items()}
             for split, evaluation in (("train", fit.evaluation), ("test", held_out)):
                 tensors |= {f"{split}.{k}": v for k, v in evaluation.tensors().items()}
@@ -478,6 +490,7 @@ class Study:
             "networks": [self.network_path(member).name for member in (a, b)],
             "taps": [tap, target_tap],
             "group": group,
+            "hide": hide,
             "options": options,
         }
         path = self.store.path("fits", spec, ("solver",))

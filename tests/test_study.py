@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from made_up import a_claim, a_result
 
 from kclib import __main__ as command_line
-from kclib import networks, pruning, records, refinement, solver, study, training
+from kclib import networks, profiles, pruning, records, refinement, solver, study, training
 from kclib.errors import InputError
 from kclib.measures import variance
 from kclib.store import code_digest
@@ -344,6 +344,20 @@ def test_the_command_says_how_to_go_on_after_an_interruption(monkeypatch, capsys
     assert "run the same command again" in capsys.readouterr().err
 
 
+def test_networks_needed_once_stand_beside_pairs_or_alone():
+    def members(**needs):
+        made = begin(seed=3)
+        made.needs = profiles.Artefact(**needs)
+        return [str(member) for member in made.members()]
+
+    once = {"alexnet": ("conv5",), "resnet34": ("layer3",)}
+    alone = ["alexnet_all_3", "resnet34_all_8"]
+    assert members(networks=once) == members(once=once) == alone
+    paired = {"networks": {"vgg16": ("conv4_3",)}, "conditions": {"initialisations": 1}}
+    assert members(**paired, once=once) == ["vgg16_all_3", "vgg16_all_8", *alone]
+    assert members(**paired, once={"vgg16": ("conv5_3",)}) == ["vgg16_all_3", "vgg16_all_8"]
+
+
 def test_members_are_read_from_what_they_are_written_as():
     for member in (
         Member("vgg16_maps", 3, "first-half"),
@@ -512,3 +526,17 @@ def test_a_fit_that_was_in_the_store_counts_with_the_time_that_it_took(refining)
     seconds = records.read(later.record([{"value": 1.0}], [])).provenance.seconds
     assert took <= seconds < took + 1
     assert took > 0
+
+
+def test_parts_can_be_hidden_from_network_a_alone():
+    made = begin()
+    a, b = Member("vgg16", 0), Member("vgg16", 5)
+    blind = made.features(a, "conv4_3", "test", hide=("torso",))
+    sees = made.features(a, "conv4_3", "test")
+    assert blind.shape == sees.shape and not torch.equal(blind, sees)
+    comparison = made.compare(a, b, "conv4_3", order=0, hide=("torso",))
+    again = made.compare(a, b, "conv4_3", order=0)
+    torch.testing.assert_close(comparison.test.target.mean, again.test.target.mean)  # B sees all
+    assert comparison.test.residual != again.test.residual
+    with pytest.raises(InputError, match="no part 'wing'"):
+        made.features(a, "conv4_3", "test", hide=("wing",))
