@@ -1,13 +1,18 @@
 """The computed pages: claims, summary, run times and so on, written from results."""
 
+import json
+from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import performance
+import yaml
 
 from kclib import records
 from kclib.atomic import replace_file
 from kclib.records import Claim, Result
 
+ROOT = Path(__file__).parent.parent
 #: The book's profiles, the one that tells most first; a reader's own come after them.
 _MEANING = {
     "real64": "CUB-200-2011 and Stanford Dogs at 64 or 112 px, narrow networks",
@@ -28,46 +33,76 @@ def collect(folders: list[Path]) -> dict[str, dict[str, Result]]:
     return {name: found[name] for name in names}
 
 
-def claims_by_id(results: dict[str, dict[str, Result]]) -> dict[str, dict[str, Claim]]:
-    """Return each claim's outcomes by profile, in the order of the book."""
-    claims: dict[str, dict[str, Claim]] = {}
-    for profile, artefacts in results.items():
-        for artefact in sorted(artefacts):
-            for claim in artefacts[artefact].claims:
-                claims.setdefault(claim.id, {})[profile] = claim
-    return dict(sorted(claims.items()))
+@cache
+def titles() -> dict[str, str]:
+    """Return the book's notebooks in its order, each with the heading of its page."""
+    parts = yaml.safe_load((ROOT / "_toc.yml").read_text())["parts"]
+    pages = [Path(chapter["file"]) for part in parts for chapter in part["chapters"]]
+    found = {}
+    for page in pages:
+        if page.parent.name == "notebooks":
+            first = json.loads((ROOT / page).with_suffix(".ipynb").read_text())["cells"][0]
+            found[page.name] = "".join(first["source"]).splitlines()[0].removeprefix("# ")
+    return found
+
+
+def in_order(results: dict[str, dict[str, Result]]) -> dict[str, str]:
+    """Return the artefacts that have claims, in the book's order, each with its title."""
+    claimed = {
+        name: name for found in results.values() for name, result in found.items() if result.claims
+    }
+    ordered = {name: title for name, title in titles().items() if name in claimed}
+    return ordered | {name: name for name in sorted(claimed.keys() - ordered)}
 
 
 def summary(results: dict[str, dict[str, Result]]) -> str:
-    """Return the home page's table: claims and verdicts, one column a profile."""
+    """Return the home page's table: verdicts of each page's claims, one column a profile."""
     profiles = list(results)
-    lines = [
-        f"| Claim | {' | '.join(profiles)} |",
-        f"| --- |{' --- |' * len(profiles)}",
-    ]
-    for outcomes in claims_by_id(results).values():
-        any_claim = next(iter(outcomes.values()))
-        cells = [outcomes[p].verdict if p in outcomes else "not run" for p in profiles]
-        lines.append(f"| {_cell(any_claim.statement)} | {' | '.join(cells)} |")
+    lines = [f"| Page | {' | '.join(profiles)} |", f"| --- |{' --- |' * len(profiles)}"]
+    for name, title in in_order(results).items():
+        link = f"[{_cell(title)}](../notebooks/{name}.ipynb)" if name in titles() else name
+        cells = [
+            counted(results[p][name].claims) if name in results[p] else "not run" for p in profiles
+        ]
+        lines.append(f"| {link} | {' | '.join(cells)} |")
+    totals = [counted([c for r in results[p].values() for c in r.claims]) for p in profiles]
+    lines.append(f"| **all claims** | {' | '.join(totals)} |")
     meanings = "; ".join(f"`{name}`: {_MEANING.get(name, 'your own')}" for name in profiles)
     return "\n".join([*lines, "", f"Columns are profiles. {meanings}.", ""])
+
+
+def counted(claims: list[Claim]) -> str:
+    """Say how many claims had which verdict."""
+    number = Counter(claim.verdict for claim in claims)
+    words = {"holds": "hold", "partly": "partly", "fails": "fail", "not testable": "not testable"}
+    return ", ".join(f"{number[v]} {word}" for v, word in words.items() if number[v])
 
 
 def claims(results: dict[str, dict[str, Result]]) -> str:
     """Return the claims page: each claim with its test and its outcome under every profile."""
     blocks = []
-    for outcomes in claims_by_id(results).values():
-        claim = next(iter(outcomes.values()))
-        rows = "\n".join(
-            f"| {profile} | {_cell(c.found)} | **{c.verdict}** | {_cell(c.depends)} |"
-            for profile, c in outcomes.items()
-        )
-        blocks.append(
-            f"## {claim.statement}\n\n"
-            f"*Where*: {claim.where}. *Test*: {claim.test}. *Paper*: {claim.paper}.\n\n"
-            f"| profile | found | verdict | it depends on |\n| --- | --- | --- | --- |\n{rows}\n"
-        )
+    for name, title in in_order(results).items():
+        blocks.append(f"## {title}\n")
+        outcomes: dict[str, dict[str, Claim]] = {}
+        for profile, artefacts in results.items():
+            for claim in artefacts[name].claims if name in artefacts else ():
+                outcomes.setdefault(claim.id, {})[profile] = claim
+        blocks += [_claim(found) for found in outcomes.values()]
     return "\n".join(blocks)
+
+
+def _claim(outcomes: dict[str, Claim]) -> str:
+    """Return one claim with its outcomes by profile."""
+    claim = next(iter(outcomes.values()))
+    rows = "\n".join(
+        f"| {profile} | {_cell(c.found)} | **{c.verdict}** | {_cell(c.depends)} |"
+        for profile, c in outcomes.items()
+    )
+    return (
+        f"### {claim.statement}\n\n"
+        f"*Where*: {claim.where}. *Test*: {claim.test}. *Paper*: {claim.paper}.\n\n"
+        f"| profile | found | verdict | it depends on |\n| --- | --- | --- | --- |\n{rows}\n"
+    )
 
 
 def runtimes(results: dict[str, dict[str, Result]]) -> str:

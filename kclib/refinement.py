@@ -171,7 +171,7 @@ def fine_tune(
         for group in optimizer.param_groups:
             group["lr"] = group["first"] * share
         tail.train()
-        loss_sum, right = 0.0, 0
+        loss_sum, right = (torch.zeros((), device=device) for _ in range(2))
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed * 100_003 + epoch)
             order = torch.randperm(len(features))
@@ -184,12 +184,12 @@ def fine_tune(
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
-                loss_sum += float(loss.detach()) * len(chosen)
-                right += int((logits.detach().argmax(1) == answers).sum())
+                loss_sum += loss.detach() * len(chosen)
+                right += (logits.detach().argmax(1) == answers).sum()
                 if progress is not None:
                     done = epoch * per_epoch + number + 1
                     progress(done, per_epoch * epochs, f"epoch {epoch + 1} of {epochs}")
-        loss = loss_sum / len(features)
+        loss = float(loss_sum) / len(features)
         if not math.isfinite(loss):
             raise InputError(
                 f"fine-tuning diverged in epoch {epoch + 1}: the loss is {loss}. Lower the rate, "
@@ -201,7 +201,7 @@ def fine_tune(
                 "epoch": epoch + 1,
                 "rate": rate * share,
                 "loss": loss,
-                "accuracy": right / len(features),
+                "accuracy": float(right) / len(features),
                 "test_accuracy": float(hits[-1].double().mean()),
             }
         )

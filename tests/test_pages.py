@@ -47,15 +47,26 @@ def test_the_claims_page_has_every_claim_with_every_outcome(results):
                     assert field in text
                 [row] = [r for r in lines(text, f"| {result.profile} ") if claim.found in r]
                 assert f"**{claim.verdict}**" in row and claim.depends in row
-    assert lines(text, "## ") == ["## First", "## Second"]
+    assert lines(text, "## ") == ["## table0", "## table9"]
+    assert lines(text, "### ") == ["### First", "### Second"]
 
 
-def test_the_home_page_has_one_row_a_claim_and_one_column_a_profile(results):
+def test_the_home_page_counts_verdicts_page_by_page(results):
     text = pages.summary(results)
-    assert lines(text, "| First") == ["| First | holds | partly |"]
-    assert lines(text, "| Second") == ["| Second | not testable | not run |"]
-    assert lines(text, "| Claim |") == ["| Claim | quick | smoke |"]
+    assert lines(text, "| Page") == ["| Page | quick | smoke |"]
+    assert lines(text, "| table0") == ["| table0 | 1 hold | 1 partly |"]
+    assert lines(text, "| table9") == ["| table9 | 1 not testable | not run |"]
+    assert lines(text, "| **all") == ["| **all claims** | 1 hold, 1 not testable | 1 partly |"]
     assert "`quick`" in text and "its numbers mean nothing" in text
+
+
+def test_pages_come_in_the_order_of_the_book_with_their_titles():
+    names = ["check_planted_orders", "table1_instability", "fig1_fuzziness_levels"]
+    claim = a_claim()
+    found = {"smoke": {name: a_result(artefact=name, claims=[claim]) for name in names}}
+    order = [line.split("/notebooks/")[1] for line in lines(pages.summary(found), "| [")]
+    assert [cell.split(".ipynb")[0] for cell in order] == [names[2], names[1], names[0]]
+    assert "[Check: planted orders](../notebooks/check_planted_orders.ipynb)" in pages.summary(found)
 
 
 def test_the_page_of_run_times_has_every_run(results):
