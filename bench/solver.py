@@ -26,8 +26,8 @@ from kclib.study import Study, pair
 #: Pairs of layers, NETWORK:TAP, by profile.
 PAIRS = {"real64": ["vgg16:conv4_3", "vgg16:conv5_3", "resnet34:last_conv"]}
 USUAL_PAIRS = ["vgg16:conv4_3"]
-ORDER, PENALTY, BATCH = 2, 0.1, 64  # the authors', as for every fit here
-EPOCHS = (1, 2, 4)  # of the fast solver
+ORDER, PENALTY = 2, 0.1  # the authors', as for every fit here
+EPOCHS = (1, 2, 4, 6)  # of the fast solver
 CHUNK = 64  # images at a time, where patches are unfolded
 
 #: Synthetic features: what is held while one quantity changes, and how each changes.
@@ -63,7 +63,7 @@ def authors_recipe(
         optimizer.param_groups[0]["lr"] = highest * 0.01 ** (epoch / max(1, epochs - 1))
         order = torch.Generator().manual_seed(seed * 100_003 + epoch)
         g.train()
-        for chosen in torch.randperm(len(x), generator=order).split(BATCH):
+        for chosen in torch.randperm(len(x), generator=order).split(solver.BATCHES["authors"]):
             b = target[chosen].to(device)
             a = resample(x[chosen].to(device), b.shape[2:])
             loss = (g(a) - b).square().mean() + PENALTY * g.penalty()
@@ -98,7 +98,7 @@ def compare(train: tuple, test: tuple, cap: float, device: str) -> Iterator[dict
     for order, epochs in ((0, 1), *((ORDER, epochs) for epochs in EPOCHS)):
         fitted, seconds = timed(
             lambda order=order, epochs=epochs: solver.fit(
-                *train, order=order, penalty=PENALTY, epochs=epochs, batch=BATCH, device=device
+                *train, order=order, penalty=PENALTY, epochs=epochs, device=device
             )
         )
         method = "fast" if order else "order 0"
@@ -162,7 +162,7 @@ def scaling(changed: dict, held: dict, device: str) -> Iterator[dict]:
             _, seconds = timed(
                 lambda x=x, target=target, size=size: solver.fit(
                     x, target, order=size["order"], kernel_size=size["kernel_size"], epochs=2,
-                    batch=BATCH, device=device,
+                    device=device,
                 )
             )  # fmt: skip
             common = {"features": "synthetic", "quantity": quantity} | size
@@ -189,7 +189,7 @@ def run(profile: str | None, pairs: list[str] | None, cap: float) -> Path:
     taps = [f"{network}:{tap}" for network, taps in study.needs.networks.items() for tap in taps]
     chosen = [choose("pair", name, taps).split(":") for name in named]
     warnings.simplefilter("ignore", DegenerateFeatures)  # the times are the same
-    solver.fit(*synthetic(BATCH, 8, 8), epochs=1, device=study.device)  # what only the first pays
+    solver.fit(*synthetic(64, 8, 8), epochs=1, device=study.device)  # what only the first pays
 
     rows = []
     for network, tap in chosen:

@@ -57,7 +57,7 @@ def test_the_shares_are_those_of_the_parts(features):
 
 def test_progress_counts_every_step(features):
     seen = []
-    fit(*features, order=1, epochs=3, progress=lambda *call: seen.append(call))
+    fit(*features, order=1, epochs=3, batch=64, progress=lambda *call: seen.append(call))
     assert [done for done, _, _ in seen] == list(range(1, 13))  # 3 epochs of 4 batches
     assert {total for _, total, _ in seen} == {12}
     assert seen[-1][2] == "epoch 3 of 3"
@@ -189,7 +189,7 @@ def test_a_rectified_part_needs_an_order_above_0(two_layers):
 
 
 def test_joint_reaches_what_the_authors_schedule_reaches(two_layers):
-    """On training images: 20 epochs against 200, with 1 % of slack.
+    """On training images: the default epochs against 200, with 1 % of slack.
 
     At 4 steps an epoch, 200 epochs are few for the authors' low learning rate, and the margin here
     is wide; the statement is that the short schedule costs nothing.
