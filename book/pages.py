@@ -8,7 +8,7 @@ from pathlib import Path
 import performance
 import yaml
 
-from kclib import records
+from kclib import parameters, records
 from kclib.atomic import replace_file
 from kclib.records import Claim, Result
 
@@ -147,6 +147,16 @@ def normalisations(results: dict[str, dict[str, Result]]) -> str:
     return "\n".join([*lines, ""])
 
 
+def parameter_table() -> str:
+    """Return the table of the numbers that notebooks take, with their ranges."""
+    lines = ["| Parameter | Meaning | Allowed |", "| --- | --- | --- |"]
+    for name, (kind, low, high, meaning) in parameters.NUMBERS.items():
+        whole = "whole numbers" if kind is int else "numbers"
+        several = ", with commas between them" if name in parameters.LISTS else ""
+        lines.append(f"| `{name}` | {meaning} | {whole} from {low:g} to {high:g}{several} |")
+    return "\n".join([*lines, ""])
+
+
 def _cell(text: str) -> str:
     """Return text that a cell of a Markdown table can hold."""
     return " ".join(text.split()).replace("|", "\\|")
@@ -160,5 +170,6 @@ def write(
     """Write all computed pages into a folder; ``benches`` are the results of ``make bench``."""
     for page in (summary, claims, runtimes, normalisations):
         replace_file(folder / f"{page.__name__}.md", page(results).encode())
+    replace_file(folder / "parameters.md", parameter_table().encode())
     benches = benches or {}
     performance.write(folder, {name: found["solver"] for name, found in benches.items()})

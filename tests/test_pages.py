@@ -128,10 +128,21 @@ def test_the_committed_results_make_pages(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "claims.md",
         "normalisations.md",
+        "parameters.md",
         "performance.md",
         "runtimes.md",
         "summary.md",
     ]
+
+
+def test_every_parameter_that_a_notebook_has_is_explained():
+    table = pages.parameter_table()
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        cells = json.loads(path.read_text())["cells"]
+        [cell] = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
+        names = {line.split(" = ")[0] for line in "".join(cell["source"]).splitlines()}
+        for name in names - {"profile", "norm"}:
+            assert f"| `{name}` | " in table
 
 
 def test_the_pages_that_the_book_includes_are_written(tmp_path):
