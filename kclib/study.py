@@ -34,6 +34,7 @@ from .measures import Evaluation
 from .refinement import Refinement
 from .store import Store, code_digest
 
+_KEPT_FEATURES = 4 * 10**9  # bytes that a study holds, for fits that need the same ones
 #: Parts of the training set that a network may be trained on; of "none", it is as initialised.
 PARTS = ("all", "first-half", "second-half", "none")
 
@@ -208,6 +209,7 @@ class Study:
         self.store = default_store()
         self.device = default_device()
         self._images: dict[str, ImageSet] = {}
+        self._features: dict[tuple, torch.Tensor] = {}  # read last comes last
         self._used: dict[Member, dict] = {}
         self._began = time.perf_counter()
         self._spared: dict[str, float] = {}  # seconds of fits that were in the store
@@ -399,6 +401,8 @@ class Study:
     ) -> torch.Tensor:
         """Return a network's features of a split's images at a tap, float32 (N, C, H, W).
 
+        Those asked for last are kept and shared: do not change them in place.
+
         Parameters
         ----------
         member : Member
@@ -409,12 +413,22 @@ class Study:
         hide : tuple of str
             Parts of Creatures that are painted over in the images.
         """
-        model, _ = self.network(member)
-        images = self._load_images(split, member.name, hide)
-        if group is not None:
-            images = images.subset(images.group(group))
-        with progress.bar(f"features of {member} at {tap}") as show:
-            return features.extract(model, images.images, tap, device=self.device, progress=show)
+        key = (member, tap, split, group, hide)
+        if key in self._features:
+            found = self._features.pop(key)
+        else:
+            model, _ = self.network(member)
+            images = self._load_images(split, member.name, hide)
+            if group is not None:
+                images = images.subset(images.group(group))
+            with progress.bar(f"features of {member} at {tap}") as show:
+                found = features.extract(
+                    model, images.images, tap, device=self.device, progress=show
+                )
+        self._features[key] = found
+        while sum(f.nbytes for f in self._features.values()) > _KEPT_FEATURES:
+            del self._features[next(iter(self._features))]
+        return found
 
     def compare(
         self,

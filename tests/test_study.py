@@ -540,3 +540,22 @@ def test_parts_can_be_hidden_from_network_a_alone():
     assert comparison.test.residual != again.test.residual
     with pytest.raises(InputError, match="no part 'wing'"):
         made.features(a, "conv4_3", "test", hide=("wing",))
+
+
+def test_features_that_fits_share_are_read_once(monkeypatch):
+    made = begin()
+    [(_, (a, _))] = made.pairs()
+    first = made.features(a, "conv4_3", "test")
+    monkeypatch.setattr(study.features, "extract", None)
+    assert made.features(a, "conv4_3", "test") is first
+
+
+def test_features_beyond_the_limit_are_let_go_the_oldest_first(monkeypatch):
+    made = begin()
+    [(_, (a, b))] = made.pairs()
+    size = made.features(a, "conv4_3", "test").nbytes
+    made.features(b, "conv4_3", "test")
+    made.features(a, "conv4_3", "test")
+    monkeypatch.setattr(study, "_KEPT_FEATURES", size)
+    made.features(a, "conv4_3", "test")
+    assert [key[0] for key in made._features] == [a]
