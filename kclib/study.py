@@ -208,6 +208,10 @@ class Study:
         self.needs = self.profile.artefacts[choose("artefact", artefact, self.profile.artefacts)]
         self.store = default_store()
         self.device = default_device()
+        if "OMP_NUM_THREADS" not in os.environ:
+            # The book's numbers are those of one thread. With several, torch 2.13 corrupts memory
+            # in the gradient of a ResNet's strided 1 x 1 convolutions, channels last.
+            torch.set_num_threads(1)
         self._images: dict[str, ImageSet] = {}
         self._features: dict[tuple, torch.Tensor] = {}  # read last comes last
         self._used: dict[Member, dict] = {}

@@ -559,3 +559,16 @@ def test_features_beyond_the_limit_are_let_go_the_oldest_first(monkeypatch):
     monkeypatch.setattr(study, "_KEPT_FEATURES", size)
     made.features(a, "conv4_3", "test")
     assert [key[0] for key in made._features] == [a]
+
+
+@pytest.mark.parametrize(("named", "threads"), [(None, 1), ("2", 2)])
+def test_one_thread_unless_the_environment_names_a_number(monkeypatch, named, threads):
+    before = torch.get_num_threads()
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if named is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", named)
+    torch.set_num_threads(2)
+    begin()
+    found = torch.get_num_threads()
+    torch.set_num_threads(before)
+    assert found == threads
