@@ -171,5 +171,4 @@ def write(
     for page in (summary, claims, runtimes, normalisations):
         replace_file(folder / f"{page.__name__}.md", page(results).encode())
     replace_file(folder / "parameters.md", parameter_table().encode())
-    benches = benches or {}
-    performance.write(folder, {name: found["solver"] for name, found in benches.items()})
+    performance.write(folder, benches or {})

@@ -13,6 +13,7 @@ from kclib import fit, records
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / "book")]
 import performance  # noqa: E402
+from pages import collect  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -46,16 +47,18 @@ def test_it_runs_end_to_end_and_the_page_shows_it(bench, tmp_path, monkeypatch):
     monkeypatch.setattr(bench, "HELD", held)
     monkeypatch.setattr(bench, "CHANGED", {"images": (70, 140), "order": (0, 1)})
     assert bench.main(["--profile", "smoke", "--cap", "0.2"]) == 0
-    result = records.read(tmp_path / "smoke" / "solver.json")
+    results = collect([tmp_path / "smoke"])
+    assert set(results["smoke"]) == {"vgg16_conv4_3", "scaling"}
+    ((features, result, methods),) = performance.comparisons(results)
+    assert features == "smoke, vgg16 conv4_3"
     assert result.provenance.parameters["cap"] == 0.2
     assert str(tmp_path) not in result.model_dump_json()
-    (methods,) = performance.comparisons(result).values()
     epochs = [row["epochs"] for row in methods["authors"]]
     assert epochs == sorted(set(epochs)) and methods["authors"][-1]["seconds"] >= 0.2
     assert methods["authors, squeezed"][0]["epochs"] == epochs[-1]
     assert [row["epochs"] for row in methods["fast"]] == list(bench.EPOCHS)
 
-    performance.write(tmp_path, {"smoke": result})
+    performance.write(tmp_path, results)
     page = (tmp_path / "performance.md").read_text()
     assert f"{methods['order 0'][0]['residual']:.3f}" in page
     for name in ("curves", "costs"):
@@ -64,12 +67,10 @@ def test_it_runs_end_to_end_and_the_page_shows_it(bench, tmp_path, monkeypatch):
 
 
 def test_every_recorded_comparison_is_on_the_page():
-    folders = (records.FOLDER / "bench").glob("*")
-    results = {folder.name: records.read(folder / "solver.json") for folder in folders}
+    results = collect([*(records.FOLDER / "bench").glob("*")])
     page = performance.page(results)
-    for profile, result in results.items():
-        for features in performance.comparisons(result):
-            assert page.count(f"| {profile}, {features} |") == 2
+    for features, *_ in performance.comparisons(results):
+        assert page.count(f"| {features} |") == 2
 
 
 def test_without_a_result_the_page_says_how_to_make_one():
@@ -90,6 +91,14 @@ def test_the_time_to_our_residual_is_a_bound_where_the_cap_came_first():
     assert performance.to_our_residual(ours, authors) == "more than 4"
     reached = [*authors, {"seconds": 12.0, "residual": 0.3}, {"seconds": 16.0, "residual": 0.2}]
     assert performance.to_our_residual(ours, reached) == "6"
+
+
+def test_the_shortest_fast_fit_that_ends_no_higher_than_the_recipe_counts():
+    fast = [{"epochs": n, "seconds": 2.0 * n, "residual": 0.3 - n / 100} for n in (1, 2, 4)]
+    end = {"seconds": 800.0, "residual": 0.28}
+    assert performance.to_their_residual({"fast": fast, "authors": [end]}) == "200 (2)"
+    end = {"seconds": 800.0, "residual": 0.2}
+    assert "not reached" in performance.to_their_residual({"fast": fast, "authors": [end]})
 
 
 @pytest.mark.parametrize(
