@@ -171,4 +171,4 @@ def write(
     for page in (summary, claims, runtimes, normalisations):
         replace_file(folder / f"{page.__name__}.md", page(results).encode())
     replace_file(folder / "parameters.md", parameter_table().encode())
-    performance.write(folder, benches or {})
+    performance.write(folder, benches or {}, results)

@@ -27,9 +27,9 @@ PATCHES, FOURIER = "normal matrix, patches", "normal matrix, Fourier"
 SCALING = "scaling"  # the result of synthetic features
 
 
-def comparisons(results: dict[str, dict[str, Result]]) -> Iterator[tuple[str, Result, dict]]:
+def comparisons(benches: dict[str, dict[str, Result]]) -> Iterator[tuple[str, Result, dict]]:
     """Yield the name of each pair of features, its result, and the result's rows by method."""
-    for profile, found in results.items():
+    for profile, found in benches.items():
         for name, result in found.items():
             if name != SCALING:
                 methods: dict[str, list[dict]] = {}
@@ -55,7 +55,7 @@ def whole(result: Result, methods: dict[str, list[dict]]) -> bool:
     return methods["authors"][-1]["epochs"] == result.provenance.parameters["authors_epochs"]
 
 
-def ratios(results: dict[str, dict[str, Result]]) -> str:
+def ratios(benches: dict[str, dict[str, Result]]) -> str:
     """Return the table of residuals and of the times that they cost."""
     lines = [
         "| profile, features | order 0 | fast (epochs) | authors, at their end or when stopped "
@@ -64,7 +64,7 @@ def ratios(results: dict[str, dict[str, Result]]) -> str:
         "| ours in plain normal matrices |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for features, result, methods in comparisons(results):
+    for features, result, methods in comparisons(benches):
         ours = fast(result, methods)
         squeezed = methods.get("authors, squeezed")  # none where the full recipe was run
         cells = [
@@ -106,7 +106,7 @@ def _residual(row: dict) -> str:
     return f"{row['residual']:.4f} ({row['epochs']})"
 
 
-def seconds(results: dict[str, dict[str, Result]]) -> str:
+def seconds(benches: dict[str, dict[str, Result]]) -> str:
     """Return the table of absolute times, with the machine and the date."""
     lines = [
         "| profile, features | images x channels x map | fast: epochs, s "
@@ -114,7 +114,7 @@ def seconds(results: dict[str, dict[str, Result]]) -> str:
         "| a normal matrix: patches, ours (s) | machine | date |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for features, result, methods in comparisons(results):
+    for features, result, methods in comparisons(benches):
         had = result.provenance
         machine = f"{had.hardware['processor']}, {had.hardware['threads']} thread"
         full, last = full_recipe(result, methods), methods["authors"][-1]
@@ -133,10 +133,10 @@ def seconds(results: dict[str, dict[str, Result]]) -> str:
     return "\n".join([*lines, ""])
 
 
-def outcome(results: dict[str, dict[str, Result]]) -> str:
+def outcome(benches: dict[str, dict[str, Result]]) -> str:
     """Say in how many comparisons the authors' recipe came to the fast fit's residual."""
     reached, ran, cost = [], [], []
-    for _, result, methods in comparisons(results):
+    for _, result, methods in comparisons(benches):
         ours = fast(result, methods)
         theirs = methods["authors"] + methods.get("authors, squeezed", [])
         reached.append(min(row["residual"] for row in theirs) <= ours["residual"])
@@ -157,9 +157,27 @@ def outcome(results: dict[str, dict[str, Result]]) -> str:
     )
 
 
-def curves(results: dict[str, dict[str, Result]]) -> Figure:
+def saved(benches: dict[str, dict[str, Result]], results: dict[str, dict[str, Result]]) -> str:
+    """Say what the joint fits of all notebooks took, and would take by the authors' recipe."""
+    lines = []
+    for profile, artefacts in results.items():
+        ours = comparisons({profile: benches.get(profile, {})})
+        cost = [full_recipe(f, methods) / fast(f, methods)["seconds"] for _, f, methods in ours]
+        made = sum(result.provenance.joint_fits for result in artefacts.values())
+        took = sum(result.provenance.joint_fit_seconds for result in artefacts.values())
+        if cost and made:
+            hours = [f"{took * ratio / 3600:.0f}" for ratio in sorted({min(cost), max(cost)})]
+            lines.append(
+                f"The {made} joint fits of all notebooks in profile {profile} took "
+                f"{took / 60:.1f} minutes. At the ratio of the full recipe to ours in the table "
+                f"above, they would take {' to '.join(hours)} hours by the authors' recipe.\n"
+            )
+    return "\n".join(lines)
+
+
+def curves(benches: dict[str, dict[str, Result]]) -> Figure:
     """Draw the held-out residual against time, one panel a pair of features, one scale."""
-    panels = list(comparisons(results))
+    panels = list(comparisons(benches))
     wide = min(2, len(panels))
     high = math.ceil(len(panels) / wide)
     figure, grid = plt.subplots(
@@ -229,16 +247,17 @@ def costs(result: Result) -> Figure:
     return figure
 
 
-def page(results: dict[str, dict[str, Result]]) -> str:
-    """Return the computed part of the page; without results, how to make them."""
+def page(benches: dict[str, dict[str, Result]], results: dict[str, dict[str, Result]]) -> str:
+    """Return the computed part of the page; without measurements, how to make them."""
     parts = []
-    if any(True for _ in comparisons(results)):
+    if any(True for _ in comparisons(benches)):
         parts += [
-            outcome(results),
-            ratios(results),
+            outcome(benches),
+            ratios(benches),
+            saved(benches, results),
             _figure("curves", _CURVES, "The dotted line is what a linear map leaves."),
         ]
-    for found in _scalings(results):
+    for found in _scalings(benches):
         held = found.provenance.parameters
         size = f"{held['channels']} channels on {held['side']} x {held['side']} positions"
         caption = (
@@ -248,7 +267,7 @@ def page(results: dict[str, dict[str, Result]]) -> str:
         parts.append(_figure("costs", _COSTS, caption))
     if not parts:
         return "Nothing is recorded yet: `make bench` measures it, and writes `results/bench`.\n"
-    return "\n".join([*parts, "## In seconds\n", seconds(results)])
+    return "\n".join([*parts, "## In seconds\n", seconds(benches)])
 
 
 def _figure(name: str, description: str, caption: str) -> str:
@@ -260,26 +279,32 @@ def _figure(name: str, description: str, caption: str) -> str:
 """
 
 
-def _scalings(results: dict[str, dict[str, Result]]) -> list[Result]:
+def _scalings(benches: dict[str, dict[str, Result]]) -> list[Result]:
     """Return the first result of synthetic features, if any: they are the same in all profiles."""
-    return [found[SCALING] for found in results.values() if SCALING in found][:1]
+    return [found[SCALING] for found in benches.values() if SCALING in found][:1]
 
 
-def write(folder: Path, results: dict[str, dict[str, Result]]) -> None:
+def write(
+    folder: Path,
+    benches: dict[str, dict[str, Result]],
+    results: dict[str, dict[str, Result]],
+) -> None:
     """Write the computed part of the page and its figures into a folder.
 
     Parameters
     ----------
     folder : Path
-    results : dict
+    benches : dict
         The results of ``make bench``, by profile and name.
+    results : dict
+        Those of the notebooks, by profile and artefact.
     """
-    replace_file(folder / "performance.md", page(results).encode())
+    replace_file(folder / "performance.md", page(benches, results).encode())
     with plt.rc_context():
         plots.style()
-        drawn = [("costs", costs(result)) for result in _scalings(results)]
-        if any(True for _ in comparisons(results)):
-            drawn.append(("curves", curves(results)))
+        drawn = [("costs", costs(result)) for result in _scalings(benches)]
+        if any(True for _ in comparisons(benches)):
+            drawn.append(("curves", curves(benches)))
         for name, figure in drawn:
             figure.savefig(folder / f"performance_{name}.png", dpi=150)
             plt.close(figure)

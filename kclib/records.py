@@ -61,7 +61,8 @@ class Provenance(_Strict):
     """How a result came about.
 
     ``seconds`` are those of the run, and of the fits that it found in the store, when they were
-    made; networks count by themselves.
+    made; networks count by themselves. ``joint_fits`` counts the fits by ``solver="joint"`` that
+    the run made itself, and ``joint_fit_seconds`` is what they took.
     """
 
     parameters: dict[str, Cell]
@@ -72,6 +73,8 @@ class Provenance(_Strict):
     hardware: dict[str, Cell]
     code: str
     seconds: float = Field(ge=0)
+    joint_fits: int = Field(default=0, ge=0)
+    joint_fit_seconds: float = Field(default=0, ge=0)
     peak_memory: float = Field(ge=0, description="GB, of this process")
     date: str
 

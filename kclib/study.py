@@ -218,6 +218,7 @@ class Study:
         self._began = time.perf_counter()
         self._spared: dict[str, float] = {}  # seconds of fits that were in the store
         self._kept: set[str] = set()  # fits that this run has made or loaded
+        self._joint: list[float] = []  # seconds of each joint fit that this run has made
 
     def pairs(self) -> list[tuple[str, tuple[Member, Member]]]:
         """Return the pairs of networks that the notebook compares, each with its condition.
@@ -225,13 +226,13 @@ class Study:
         The first pairs of all conditions and networks come first, then the second pairs, if the
         profile asks for more than one.
         """
-        seed, conditions = self.parameters["seed"], self.needs.conditions
+        seed, conditions, twice = self.parameters["seed"], self.needs.conditions, self.needs.twice
         return [
             (condition, pair(name, condition, seed + number))
-            for number in range(max(conditions.values(), default=0))
+            for number in range(max(conditions.values(), default=0) + 1)
             for condition, count in conditions.items()
             for name in self.needs.networks
-            if number < count
+            if number < count + (name in twice)
         ]
 
     def members(self) -> list[Member]:
@@ -491,7 +492,10 @@ class Study:
                 progress.bar(f"fitting {a} to {b} at {tap}") as show,
                 warnings.catch_warnings(record=True, category=DegenerateFeatures) as told,
             ):
+                fitting = time.perf_counter()
                 fit = solver.fit(x, target, device=self.device, progress=show, **options)
+            if options.get("solver", "joint") == "joint":
+                self._joint.append(time.perf_counter() - fitting)
             held_out = fit.evaluate(*(self.features(*side) for side in sides("test")))
             tensors = {f"g.{name}": value for name, value in fit.disentangler.state_dict().items()}
             for split, evaluation in (("train", fit.evaluation), ("test", held_out)):
@@ -766,6 +770,8 @@ class Study:
             hardware=records.hardware(self.device),
             code=code_digest("study"),
             seconds=round(time.perf_counter() - self._began + sum(self._spared.values()), 1),
+            joint_fits=len(self._joint),
+            joint_fit_seconds=round(sum(self._joint), 1),
             peak_memory=round(records.peak_memory(), 2),
             date=datetime.now(UTC).date().isoformat(),
         )

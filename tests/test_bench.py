@@ -58,7 +58,7 @@ def test_it_runs_end_to_end_and_the_page_shows_it(bench, tmp_path, monkeypatch):
     assert methods["authors, squeezed"][0]["epochs"] == epochs[-1]
     assert [row["epochs"] for row in methods["fast"]] == list(bench.EPOCHS)
 
-    performance.write(tmp_path, results)
+    performance.write(tmp_path, results, {})
     page = (tmp_path / "performance.md").read_text()
     assert f"{methods['order 0'][0]['residual']:.3f}" in page
     for name in ("curves", "costs"):
@@ -68,13 +68,13 @@ def test_it_runs_end_to_end_and_the_page_shows_it(bench, tmp_path, monkeypatch):
 
 def test_every_recorded_comparison_is_on_the_page():
     results = collect([*(records.FOLDER / "bench").glob("*")])
-    page = performance.page(results)
+    page = performance.page(results, {})
     for features, *_ in performance.comparisons(results):
         assert page.count(f"| {features} |") == 2
 
 
 def test_without_a_result_the_page_says_how_to_make_one():
-    assert "`make bench`" in performance.page({})
+    assert "`make bench`" in performance.page({}, {})
 
 
 def test_the_full_recipe_is_extrapolated_from_the_epochs_that_ran():
@@ -99,6 +99,23 @@ def test_the_shortest_fast_fit_that_ends_no_higher_than_the_recipe_counts():
     assert performance.to_their_residual({"fast": fast, "authors": [end]}) == "200 (2)"
     end = {"seconds": 800.0, "residual": 0.2}
     assert "not reached" in performance.to_their_residual({"fast": fast, "authors": [end]})
+
+
+def test_the_fits_of_the_notebooks_are_counted_and_their_cost_scaled():
+    provenance = a_result().provenance.model_dump()
+    provenance["parameters"] |= {"authors_epochs": 100, "fast_epochs": 2}
+    shared = {"features": "net tap"}
+    rows = [
+        shared | {"method": "fast", "epochs": 2, "seconds": 1.0, "residual": 0.1},
+        shared | {"method": "authors", "epochs": 10, "seconds": 20.0, "residual": 0.5},
+    ]
+    profile = a_result().profile
+    benches = {profile: {"net_tap": a_result(rows=rows, provenance=provenance)}}
+    fits = a_result().provenance.model_dump() | {"joint_fits": 3, "joint_fit_seconds": 90.0}
+    results = {profile: {name: a_result(provenance=fits) for name in "ab"}}
+    said = performance.saved(benches, results)
+    assert "6 joint fits" in said and "took 3.0 minutes" in said and "10 hours" in said
+    assert performance.saved({}, results) == performance.saved(benches, {}) == ""
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,11 @@ artefacts: {}
         ("size: 32, ", "", "networks.net.size"),
         ("creatures", "cub201", "data.name"),
         ("artefacts: {}", "artefacts: {fig: {conditions: [halfs]}}", "artefacts.fig.conditions"),
+        (
+            "artefacts: {}",
+            "artefacts: {fig: {networks: {net: [a]}, twice: [nett]}}",
+            "asked for twice",
+        ),
         ("artefacts: {}", "artefacts: {fig: {}}\nfit_epoch: 3", "fit_epoch"),
         ("artefacts: {}", "artefacts: {fig: {ratios: [0.5, 1.2]}}", "artefacts.fig.ratios"),
         ("{architecture", "{hidden_parts: [wing], architecture", "networks.net.hidden_parts"),

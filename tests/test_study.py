@@ -358,6 +358,16 @@ def test_networks_needed_once_stand_beside_pairs_or_alone():
     assert members(**paired, once={"vgg16": ("conv5_3",)}) == ["vgg16_all_3", "vgg16_all_8"]
 
 
+def test_of_networks_asked_for_twice_a_second_pair_follows_all_first_ones():
+    made = begin(seed=3)
+    taps = {"vgg16": ("conv4_3",), "resnet18": ("layer3",)}
+    made.needs = profiles.Artefact(
+        networks=taps, conditions={"initialisations": 1}, twice=("vgg16",)
+    )
+    pairs = [(a.name, a.seed, b.seed) for _, (a, b) in made.pairs()]
+    assert pairs == [("vgg16", 3, 8), ("resnet18", 3, 8), ("vgg16", 4, 9)]
+
+
 def test_members_are_read_from_what_they_are_written_as():
     for member in (
         Member("vgg16_maps", 3, "first-half"),
