@@ -70,7 +70,7 @@ def test_every_recorded_comparison_is_on_the_page():
     results = collect([*(records.FOLDER / "bench").glob("*")])
     page = performance.page(results, {})
     for features, *_ in performance.comparisons(results):
-        assert page.count(f"| {features} |") == 2
+        assert page.count(f"| {features} |") == 3
 
 
 def test_without_a_result_the_page_says_how_to_make_one():
