@@ -60,7 +60,7 @@ def test_it_runs_end_to_end_and_the_page_shows_it(bench, tmp_path, monkeypatch):
 
     performance.write(tmp_path, results, {})
     page = (tmp_path / "performance.md").read_text()
-    assert f"{methods['order 0'][0]['residual']:.3f}" in page
+    assert f"{methods['order 0'][0]['residual']:.4f}" in page
     for name in ("curves", "costs"):
         assert f"performance_{name}.png" in page
         assert (tmp_path / f"performance_{name}.png").stat().st_size > 0
