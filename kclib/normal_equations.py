@@ -7,14 +7,18 @@ product in the Fourier domain. A map of H x W positions then costs about (H + 2)
 products of channels, where patches cost 81 H W real ones.
 """
 
+import math
+from collections.abc import Iterator
+
 import torch
 from torch.nn import functional as F
 
-# A share of each input's mean square: keeps dependent inputs solvable. Of the median one's where an
-# input has less: one that is 1e-4 at a single position would get a weight of 1e4, which on other
-# images makes any output.
-_RIDGE = 1e-6
-_WHITENING_RIDGE = 1e-2  # directions weaker than this share of an input are not amplified further
+#: Ridges, as shares of each input's mean square; the least keeps dependent inputs solvable. Of the
+#: median one's where an input has less: one that is 1e-4 at a single position would get a weight of
+#: 1e4, which on other images makes any output.
+RIDGES = (1e-6, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 10.0, 100.0)
+_ROUNDING = 1e-6  # of sums of float32 products, as a share
+_WHITENING_RIDGE = 5e-2  # directions weaker than this share of an input are not amplified further
 _OFFSETS = [(a, b) for a in (-1, 0, 1) for b in (-1, 0, 1)]
 
 
@@ -39,10 +43,12 @@ class NormalEquations:
         self.rows = 0
         self._spectrum = self._cross = 0.0  # of x with itself and with the target
         self._borders: dict = {}  # products that the border cuts off
-        self._sum = self._target_sum = 0.0
+        self._sum = self._target_sum = self._target_square = 0.0
 
     def add(self, x: torch.Tensor, target: torch.Tensor | None = None) -> None:
         """Add images: inputs (N, C, H, W) and, to solve for, wanted outputs (N, C*, H, W)."""
+        if len(x) == 0:  # transforms of nothing are refused
+            return
         self.rows += x.shape[0] * x.shape[2] * x.shape[3]
         self._sum = self._sum + x.sum(0, dtype=torch.float64)  # (C, H, W)
         if self.kernel_size == 1:
@@ -56,6 +62,8 @@ class NormalEquations:
         if target is None:
             return
         self._target_sum = self._target_sum + target.sum((0, 2, 3), dtype=torch.float64)
+        square = target.square().sum((0, 2, 3), dtype=torch.float64)
+        self._target_square = self._target_square + square  # (C*,)
         if self.kernel_size == 1:
             wanted = target.transpose(0, 1).flatten(1)  # (C*, N H W)
             self._cross = self._cross + (flat @ wanted.T).double()
@@ -88,8 +96,18 @@ class NormalEquations:
         products = self._correlations(self._cross)
         return torch.stack([products[-a, -b] for a, b in _OFFSETS], 1).flatten(0, 1)
 
-    def solve(self, *, intercept: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the weights that leave the least mean square, slightly regularised.
+    def merge(self, other: "NormalEquations") -> "NormalEquations":
+        """Return the sums over the images of both."""
+        both = NormalEquations(self.kernel_size)
+        for name in ("rows", "_spectrum", "_cross", "_sum", "_target_sum", "_target_square"):
+            setattr(both, name, getattr(self, name) + getattr(other, name))
+        both._borders = {name: mine + other._borders[name] for name, mine in self._borders.items()}
+        return both
+
+    def solve(
+        self, *, intercept: bool = False, ridge: float = RIDGES[0]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the weights that leave the least mean square, regularised.
 
         The ridge grows with an input's mean square, but holds down what was hardly ever seen.
 
@@ -97,6 +115,8 @@ class NormalEquations:
         ----------
         intercept : bool
             Also fit a constant per output channel; it is 0 otherwise.
+        ridge : float
+            Above 0, a share of each input's mean square.
 
         Returns
         -------
@@ -105,6 +125,30 @@ class NormalEquations:
         constant : torch.Tensor
             float64, shape (C*,).
         """
+        solution, constant = next(self._solutions(intercept, [ridge]))
+        kernel = (self.kernel_size, self.kernel_size)
+        return solution.T.unflatten(1, (-1, *kernel)), constant
+
+    def best_ridge(self, held_out: "NormalEquations", *, intercept: bool = False) -> float:
+        """Return which of `RIDGES` leaves least of other images, tried until that rises."""
+        matrix, right = held_out.matrix(), held_out.right()
+        inputs, wanted = held_out._input_sums(), held_out._target_sum
+        square = float(held_out._target_square.sum())
+        best, least = RIDGES[0], math.inf
+        for ridge, (weight, constant) in zip(
+            RIDGES, self._solutions(intercept, RIDGES), strict=True
+        ):
+            product = (weight * (matrix @ weight - 2 * right)).sum()
+            shift = (constant * (held_out.rows * constant - 2 * (wanted - inputs @ weight))).sum()
+            left = square + float(product + shift)
+            if left > least + _ROUNDING * square:
+                break
+            if left < least - _ROUNDING * square:
+                best, least = ridge, left
+        return best
+
+    def _solutions(self, intercept: bool, ridges) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield for each ridge the weights (C k k, C*) and the constants (C*,)."""
         matrix, right = self.matrix(), self.right()
         inputs = self._input_sums() / self.rows
         wanted = self._target_sum / self.rows
@@ -115,23 +159,22 @@ class NormalEquations:
         if (seen := matrix.diagonal() > 0).any():
             size = size.clamp_min(size[seen].median().item())
         matrix = matrix / size / size[:, None]
-        ridge, unstable = _RIDGE, True
-        while unstable:  # float32 products can leave eigenvalues a little below zero
-            factor, unstable = torch.linalg.cholesky_ex(
-                matrix.diagonal_scatter(matrix.diagonal() + ridge)
-            )
-            ridge *= 10
-        solution = torch.cholesky_solve(right / size[:, None], factor) / size[:, None]
-        constant = wanted - inputs @ solution if intercept else torch.zeros_like(wanted)
-        kernel = (self.kernel_size, self.kernel_size)
-        return solution.T.unflatten(1, (-1, *kernel)), constant
+        for ridge in ridges:
+            unstable = True
+            while unstable:  # float32 products can leave eigenvalues a little below zero
+                factor, unstable = torch.linalg.cholesky_ex(
+                    matrix.diagonal_scatter(matrix.diagonal() + ridge)
+                )
+                ridge *= 10
+            solution = torch.cholesky_solve(right / size[:, None], factor) / size[:, None]
+            yield solution, wanted - inputs @ solution if intercept else torch.zeros_like(wanted)
 
     def degeneracy(self) -> str | None:
         """Say why the least-squares weights are not the only ones; None where they are."""
         matrix = self.matrix()
         size = _sizes(matrix)
         values = torch.linalg.eigvalsh(matrix / size / size[:, None])
-        dependent = int((values < 10 * _RIDGE).sum())
+        dependent = int((values < 10 * RIDGES[0]).sum())
         if self.rows < len(matrix):
             return f"there are {self.rows:,} positions for {len(matrix):,} weights of an output"
         if dependent:

@@ -26,7 +26,7 @@ from .training import autocast
 
 #: Epochs that each solver takes by default. ``"authors"``: Adam, rate 1e-4 falling to 1e-6 on a log
 #: scale, weight decay 1e-4, as in the authors' published code.
-EPOCHS = {"joint": 6, "lowest_first": 6, "authors": 1000}
+EPOCHS = {"joint": 8, "lowest_first": 8, "authors": 1000}
 SOLVERS = tuple(EPOCHS)
 #: Highest learning rate of each solver, for the weights' own coordinates or white ones.
 RATES = {"joint": 3e-3, "lowest_first": 3e-3, "authors": 1e-4}
@@ -36,6 +36,7 @@ _RATE_OF_P = 1e-2
 _RISE = 0.15  # share of the steps in which the rate rises
 _ROWS_A_WEIGHT = 16  # positions a weight from which the coordinates are made white
 _CHUNK = 256  # images at a time in passes that only sum
+_HELD_OUT = 8  # one image in so many tells how much ridge the output layer needs
 
 
 @dataclass(frozen=True)
@@ -460,7 +461,7 @@ def _make_white(network: Disentangler | Chain, batches) -> None:
 def _warn(degeneracy: str | None) -> None:
     if degeneracy is not None:
         warnings.warn(
-            f"The weights of the fit are not unique: {degeneracy}. A small ridge chooses among "
+            f"The weights of the fit are not unique: {degeneracy}. A ridge chooses among "
             "them; shares on other images say how far to trust it.",
             DegenerateFeatures,
             stacklevel=2,
@@ -488,13 +489,24 @@ def _measure_scales(g: Disentangler, batches: Callable) -> None:
 
 @torch.no_grad()
 def _solve_output_layer(network: Disentangler | Chain, batches) -> NormalEquations:
-    """Put W_0, and its constant if it has one, at the optimum for the present inner layers."""
+    """Put W_0, and its constant if it has one, at the optimum for the present inner layers.
+
+    The ridge is the one that leaves least of images held out; the solution is for all of them.
+    """
     output = network.linears[0]
-    equations = NormalEquations(output.kernel_size[0])
+    intercept = output.bias is not None
+    kept, held_out = (NormalEquations(output.kernel_size[0]) for _ in range(2))
+    images = 0
     for x, target in batches:
-        equations.add(network.inner(x), target)
-    weight, constant = equations.solve(intercept=output.bias is not None)
+        inner = network.inner(x)
+        held = torch.arange(images, images + len(x), device=x.device) % _HELD_OUT == 0
+        images += len(x)
+        for equations, chosen in ((kept, ~held), (held_out, held)):
+            equations.add(inner[chosen], target[chosen])
+    equations = kept.merge(held_out)
+    ridge = kept.best_ridge(held_out, intercept=intercept)
+    weight, constant = equations.solve(intercept=intercept, ridge=ridge)
     output.weight.copy_(weight)
-    if output.bias is not None:
+    if intercept:
         output.bias.copy_(constant)
     return equations

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from kclib.normal_equations import NormalEquations
+from kclib.normal_equations import RIDGES, NormalEquations
 
 
 def normal(*shape, seed=0, dtype=torch.float32) -> torch.Tensor:
@@ -110,3 +110,45 @@ def test_an_input_that_was_hardly_ever_seen_gets_no_large_weight():
     assert weight[:, 2].abs().max() < 1
     without, _ = summed(x[:, :2], target, 1).solve()
     assert torch.allclose(weight[:, :2], without, atol=1e-5)
+
+
+@pytest.mark.parametrize("kernel_size", [1, 3])
+@pytest.mark.parametrize("intercept", [False, True])
+def test_the_ridge_is_that_which_leaves_least_of_other_images(kernel_size, intercept):
+    weight = 0.1 * normal(3, 4, kernel_size, kernel_size, seed=2)
+    x, noise = normal(60, 4, 4, 4), normal(60, 3, 4, 4, seed=3)
+    target = F.conv2d(x, weight, padding=kernel_size // 2) + 2 * noise + 1
+    kept, held_out = (
+        summed(x[part], target[part], kernel_size) for part in (slice(5), slice(20, 60))
+    )
+    rows, wanted = by_patches(x[20:], target[20:], kernel_size)
+
+    def left(ridge):
+        found, constant = kept.solve(intercept=intercept, ridge=ridge)
+        return (rows @ found.flatten(1).T + constant - wanted).square().sum()
+
+    best = min(RIDGES, key=left)
+    assert kept.best_ridge(held_out, intercept=intercept) == best
+    assert best > RIDGES[0]
+
+
+def test_features_without_noise_need_no_ridge():
+    x = normal(60, 4, 5, 5)
+    target = F.conv2d(x, normal(3, 4, 3, 3, seed=2), padding=1)
+    kept, held_out = summed(x[:40], target[:40], 3), summed(x[40:], target[40:], 3)
+    assert kept.best_ridge(held_out) == RIDGES[0]
+
+
+@pytest.mark.parametrize("kernel_size", [1, 3])
+def test_merged_sums_are_those_of_all_images(kernel_size):
+    x, target = normal(30, 4, 5, 5), normal(30, 3, 5, 5, seed=1)
+    merged = summed(x[:13], target[:13], kernel_size).merge(
+        summed(x[13:], target[13:], kernel_size)
+    )
+    whole = summed(x, target, kernel_size)
+    assert merged.rows == whole.rows
+    torch.testing.assert_close(merged.matrix(), whole.matrix(), rtol=1e-4, atol=1e-4)
+    for found, wanted in zip(
+        merged.solve(intercept=True), whole.solve(intercept=True), strict=True
+    ):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
