@@ -3,9 +3,10 @@
 #     snakemake --cores 2 --config profile=quick
 #
 # A network's place in the store is keyed by all it depends on, code included, so its rule needs no
-# inputs: what is there is up to date. A notebook runs again when its text, its networks, or the code
-# of a module that it imports has changed. Of jobs that could begin, the one begins that belongs to
-# the artefact named first in the profile, so that a time budget goes to what is wanted most.
+# inputs: what is there is up to date. A notebook runs again when its text, its networks, the code of
+# a module that it imports, or a committed result that it shows has changed. Of jobs that could
+# begin, the one begins that belongs to the artefact named first in the profile, so that a time
+# budget goes to what is wanted most.
 import hashlib
 import json
 from pathlib import Path
@@ -62,6 +63,14 @@ def text(name):
     return hashlib.sha256("".join("".join(c["source"]) for c in cells).encode()).hexdigest()
 
 
+def recorded(name):
+    """Digest the committed results that a notebook shows beside its own."""
+    if config.get("record"):  # they are what this run writes
+        return []
+    paths = [Path(f"results/{profile}/{name}.json") for profile in ("real64", PROFILE)]
+    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.exists()]
+
+
 rule all:
     input:
         [f"{RESULTS}/{PROFILE}/{name}.json" for name in STUDIES] if config.get("record")
@@ -92,6 +101,7 @@ rule notebook:
     params:
         code=lambda wildcards: code(wildcards.name),
         text=lambda wildcards: text(wildcards.name),
+        recorded=lambda wildcards: recorded(wildcards.name),
     priority: lambda wildcards: VALUE[wildcards.name]
     threads: 1
     shell:

@@ -25,7 +25,8 @@ def main() -> int:
 def run() -> int:
     """Run one command; raise what `main` says in one line."""
     from . import profiles  # here, as Ctrl-C may come while they load
-    from .study import Member, Study
+    from .members import Member
+    from .study import Study
 
     parser = argparse.ArgumentParser(prog="python -m kclib", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)

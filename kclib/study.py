@@ -1,7 +1,6 @@
 """What a notebook talks to: the profile's data, networks and fits, from the store or made."""
 
 import os
-import re
 import time
 import warnings
 from dataclasses import dataclass, replace
@@ -31,101 +30,11 @@ from .datasets import ImageSet
 from .disentangler import Disentangler, StagewiseDisentangler
 from .errors import DegenerateFeatures, InputError, choose
 from .measures import Evaluation
+from .members import Member, pair
 from .refinement import Refinement
 from .store import Store, code_digest
 
 _KEPT_FEATURES = 4 * 10**9  # bytes that a study holds, for fits that need the same ones
-#: Parts of the training set that a network may be trained on; of "none", it is as initialised.
-PARTS = ("all", "first-half", "second-half", "none")
-
-
-@dataclass(frozen=True)
-class Member:
-    """One network of a study.
-
-    Attributes
-    ----------
-    name : str
-        The network's name in the profile.
-    seed : int
-        Of initialisation and training.
-    part : str
-        Which images it was trained on, one of `PARTS`.
-    pruned : float
-        Share of each layer's weights (0 to below 1) that was then pruned away.
-    born : int
-        Generation: 0 learned from labels alone, each later one from the one before it too.
-    """
-
-    name: str
-    seed: int
-    part: str = "all"
-    pruned: float = 0.0
-    born: int = 0
-
-    def __post_init__(self):
-        if not 0 <= self.pruned < 1:
-            raise InputError(f"pruned is {self.pruned}; allowed: 0 to below 1.")
-        if self.born < 0 or (self.born and self.pruned):
-            raise InputError(f"born is {self.born}; allowed: 0 or more, and 0 if pruned.")
-
-    def __str__(self) -> str:
-        pruned = f"_pruned{self.pruned:g}" if self.pruned else ""
-        born = f"_born{self.born}" if self.born else ""
-        return f"{self.name}_{self.part}_{self.seed}{pruned}{born}"
-
-    @property
-    def origin(self) -> "Member | None":
-        """The network that this one is made from: what was pruned, or its teacher."""
-        if self.pruned:
-            return replace(self, pruned=0.0)
-        return replace(self, born=self.born - 1) if self.born else None
-
-    @property
-    def drawn(self) -> int:
-        """The seed that weights and training order are drawn with: another one a generation."""
-        return self.seed + 1000 * self.born
-
-    @classmethod
-    def parse(cls, text: str) -> "Member":
-        """Read a member from the text that ``str`` gives.
-
-        Raises
-        ------
-        InputError
-            If the text has another form, or names a part that does not exist.
-        """
-        found = re.fullmatch(
-            r"(?P<name>.+)_(?P<part>[^_]+)_(?P<seed>\d+)"
-            r"(_pruned(?P<pruned>0\.\d+))?(_born(?P<born>\d+))?",
-            text,
-        )
-        if found is None:
-            raise InputError(
-                f"{text!r} names no network; write NAME_PART_SEED, e.g. vgg16_all_0, with one of "
-                f"the parts {', '.join(PARTS)}, and perhaps _pruned0.9 or _born2 after it."
-            )
-        part = choose("part of the training set", found["part"], PARTS)
-        pruned, born = float(found["pruned"] or 0), int(found["born"] or 0)
-        return cls(found["name"], int(found["seed"]), part, pruned, born)
-
-
-def pair(name: str, condition: str, seed: int) -> tuple[Member, Member]:
-    """Return the two networks that are compared.
-
-    Parameters
-    ----------
-    name : str
-        The network's name in the profile.
-    condition : str
-        ``"initialisations"``: the same training images, seeds ``seed`` and ``seed + 5`` (the
-        authors' 0 and 5). ``"halves"``: one seed, disjoint halves of the training images.
-    seed : int
-    """
-    choose("condition", condition, profiles.CONDITIONS)
-    if condition == "initialisations":
-        return Member(name, seed), Member(name, seed + 5)
-    return Member(name, seed, "first-half"), Member(name, seed, "second-half")
 
 
 @dataclass(frozen=True)

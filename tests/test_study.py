@@ -6,16 +6,15 @@ from datetime import date
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from made_up import a_claim, a_result
 
 from kclib import __main__ as command_line
 from kclib import networks, profiles, pruning, records, refinement, solver, study, training
 from kclib.errors import InputError
 from kclib.measures import variance
+from kclib.members import PARTS, Member
 from kclib.store import code_digest
-from kclib.study import PARTS, Member, Study, pair
+from kclib.study import Study
 
 OPTIONS = {"order": 1, "norm": "image"}
 
@@ -56,43 +55,7 @@ def nothing_is_made(monkeypatch):
     monkeypatch.setattr(solver, "fit", refuse)
 
 
-# Members and pairs
-
-names = st.from_regex(r"[a-z][a-z0-9_]{0,20}", fullmatch=True)
-
-
-@given(names, st.sampled_from(PARTS), st.integers(0, 10**6))
-def test_a_member_is_read_from_its_text(name, part, seed):
-    member = Member(name, seed, part)
-    assert Member.parse(str(member)) == member
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("vgg16", "'vgg16' names no network; write NAME_PART_SEED, e.g. vgg16_all_0"),
-        ("", "names no network"),
-        ("vgg16_all", "names no network"),
-        ("vgg16_all_x", "names no network"),
-        ("vgg16_all_-1", "names no network"),
-        ("vgg16_all_1.5", "names no network"),
-        ("vgg16_al_0", "no part of the training set 'al'. Did you mean 'all'"),
-        ("vgg16_firsthalf_0", "Did you mean 'first-half'"),
-    ],
-)
-def test_a_text_that_is_no_member_is_refused(text, message):
-    with pytest.raises(InputError, match=message):
-        Member.parse(text)
-
-
-def test_pairs_differ_in_what_they_should():
-    assert pair("net", "initialisations", 3) == (Member("net", 3), Member("net", 8))
-    assert pair("net", "halves", 3) == (
-        Member("net", 3, "first-half"),
-        Member("net", 3, "second-half"),
-    )
-    with pytest.raises(InputError, match="no condition 'halfs'. Did you mean 'halves'"):
-        pair("net", "halfs", 0)
+# Pairs
 
 
 def test_a_study_has_the_pairs_that_its_profile_asks_for():
@@ -366,21 +329,6 @@ def test_of_networks_asked_for_twice_a_second_pair_follows_all_first_ones():
     )
     pairs = [(a.name, a.seed, b.seed) for _, (a, b) in made.pairs()]
     assert pairs == [("vgg16", 3, 8), ("resnet18", 3, 8), ("vgg16", 4, 9)]
-
-
-def test_members_are_read_from_what_they_are_written_as():
-    for member in (
-        Member("vgg16_maps", 3, "first-half"),
-        Member("vgg16", 0, pruned=0.933),
-        Member("vgg16", 5, born=2),
-    ):
-        assert Member.parse(str(member)) == member
-    assert Member("vgg16", 0, pruned=0.9).origin == Member("vgg16", 0)
-    assert Member("vgg16", 0, born=2).origin == Member("vgg16", 0, born=1)
-    assert Member("vgg16", 0).origin is None
-    for wrong in ({"pruned": 1.2}, {"born": -1}, {"born": 1, "pruned": 0.5}):
-        with pytest.raises(InputError, match="allowed"):
-            Member("vgg16", 0, **wrong)
 
 
 def test_an_untrained_network_is_as_initialised():

@@ -16,8 +16,9 @@ from torch import nn
 from kclib import __main__ as command
 from kclib import networks, training
 from kclib.errors import InputError
+from kclib.members import Member
 from kclib.store import Store
-from kclib.study import Member, Study
+from kclib.study import Study
 from kclib.training import RECIPES, Recipe, learning_rate, recipe_from, train
 
 # isort: split
