@@ -171,6 +171,16 @@ def test_every_recorded_result_is_valid():
             assert len(list(csv.DictReader(file))) == len(result.rows)
 
 
+def test_notebooks_show_what_is_recorded():
+    found = list((records.FOLDER / "real64").glob("*.json"))
+    assert found
+    for path in found:
+        notebook = records.FOLDER.parent / "notebooks" / f"{path.stem}.ipynb"
+        cells = json.loads(notebook.read_text())["cells"]
+        outputs = [cell["outputs"] for cell in cells if cell["cell_type"] == "code"]
+        assert "not recorded" not in json.dumps(outputs), f"a place lacks its number: {notebook}"
+
+
 def test_the_paper_s_numbers_are_there_and_nothing_is_made_up():
     table = records.paper("table1_instability")
     assert len(table["columns"]) == 5
