@@ -21,12 +21,10 @@ class _Orders(nn.Module):
         for name, value in (("in_channels", in_channels), ("out_channels", out_channels)):
             if value < 1:
                 raise InputError(f"{name} is {value}; allowed: 1 or more.")
-        if order not in range(6):
-            raise InputError(f"order is {order}; allowed: whole numbers from 0 to 5.")
+        self.order = _checked_order(order)
         if kernel_size not in (1, 3):
             raise InputError(f"kernel_size is {kernel_size}; allowed: 1 or 3.")
         self.norm = choose("norm", norm, NORMS)
-        self.order = int(order)
         self.linears = nn.ModuleList(
             nn.Conv2d(
                 in_channels if k else in_channels * outputs_see,
@@ -212,10 +210,12 @@ class StagewiseDisentangler(nn.Module):
         norm: str = "image",
     ):
         super().__init__()
-        highest = Chain(in_channels, out_channels, order, kernel_size, norm)  # checks the arguments
-        self.order, self.norm = highest.order, highest.norm
-        lower = (Chain(in_channels, out_channels, k, kernel_size, norm) for k in range(order))
-        self.chains = nn.ModuleList([*lower, highest])
+        self.order = _checked_order(order)
+        # Lowest first, so that a seed gives an order the same weights whatever the highest order.
+        self.chains = nn.ModuleList(
+            Chain(in_channels, out_channels, k, kernel_size, norm) for k in range(self.order + 1)
+        )
+        self.norm = self.chains[0].norm
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the reconstruction, shape (N, out_channels, H, W), of x (N, in_channels, H, W)."""
@@ -224,6 +224,12 @@ class StagewiseDisentangler(nn.Module):
     def decompose(self, x: torch.Tensor) -> torch.Tensor:
         """Return its orders, shape (order + 1, N, out_channels, H, W), lowest first."""
         return torch.stack([chain(x) for chain in self.chains])
+
+
+def _checked_order(order) -> int:
+    if order not in range(6):
+        raise InputError(f"order is {order}; allowed: whole numbers from 0 to 5.")
+    return int(order)
 
 
 def channel_scale(mean: torch.Tensor, square: torch.Tensor) -> torch.Tensor:
