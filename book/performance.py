@@ -129,7 +129,8 @@ def seconds(benches: dict[str, dict[str, Result]]) -> str:
     ]
     for features, result, methods in comparisons(benches):
         had = result.provenance
-        machine = f"{had.hardware['processor']}, {had.hardware['threads']} thread"
+        threads = had.hardware["threads"]
+        machine = f"{had.hardware['processor']}, {threads} thread{'s' if threads > 1 else ''}"
         full, last = full_recipe(result, methods), methods["authors"][-1]
         measured = " (measured)" if whole(result, methods) else ""
         cells = [
