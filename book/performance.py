@@ -16,7 +16,7 @@ FAST, AUTHORS, SQUEEZED = "#0072B2", "#D55E00", "#E69F00"  # Okabe and Ito's, as
 _CURVES = (
     "Held-out residual against the time of the fit on a log axis, a panel a pair of features. "
     "The fast fit is a short curve at the lower left; the curve of the authors' recipe comes down "
-    "to the right of it, and the end of their full recipe is a dashed line further right."
+    "to the right of it. Where it was stopped, a dashed line marks the end of the full recipe."
 )
 _COSTS = (
     "Time against the number of images, the number of channels, the kernel size and the order, on "
@@ -123,7 +123,7 @@ def seconds(benches: dict[str, dict[str, Result]]) -> str:
     """Return the table of absolute times, with the machine and the date."""
     lines = [
         "| profile, features | images x channels x map | fast: epochs, s "
-        "| authors, an epoch (s) | full recipe, extrapolated (s) "
+        "| authors, an epoch (s) | full recipe (s) "
         "| a normal matrix: patches, ours (s) | machine | date |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
@@ -132,13 +132,13 @@ def seconds(benches: dict[str, dict[str, Result]]) -> str:
         threads = had.hardware["threads"]
         machine = f"{had.hardware['processor']}, {threads} thread{'s' if threads > 1 else ''}"
         full, last = full_recipe(result, methods), methods["authors"][-1]
-        measured = " (measured)" if whole(result, methods) else ""
+        measured = "measured" if whole(result, methods) else "extrapolated"
         cells = [
             features,
             f"{last['images']:,} x {last['channels']} x {last['side']} x {last['side']}",
             ", ".join(f"{row['epochs']}: {row['seconds']:.1f}" for row in methods["fast"]),
             f"{last['seconds'] / last['epochs']:.2f}",
-            f"{full:,.0f}{measured}",
+            f"{full:,.0f} ({measured})",
             f"{methods[PATCHES][0]['seconds']:.2f}, {methods[FOURIER][0]['seconds']:.2f}",
             had.hardware["accelerator"] or machine,
             had.date,
@@ -207,9 +207,9 @@ def curves(benches: dict[str, dict[str, Result]]) -> Figure:
             ("authors, squeezed", SQUEEZED, "D", "their schedule squeezed into the cap"),
             ("fast", FAST, "o-", "fast fit, by epochs"),
         ):
-            rows = methods.get(method, [])
-            times, left = ([row[name] for row in rows] for name in ("seconds", "residual"))
-            axes.plot(times, left, style, color=colour, label=name, markersize=4.5)
+            if rows := methods.get(method):
+                times, left = ([row[key] for row in rows] for key in ("seconds", "residual"))
+                axes.plot(times, left, style, color=colour, label=name, markersize=4.5)
         if not whole(result, methods):
             axes.axvline(
                 full_recipe(result, methods), color=AUTHORS, linestyle="--", linewidth=1,
