@@ -25,6 +25,7 @@ _COSTS = (
 )
 PATCHES, FOURIER = "normal matrix, patches", "normal matrix, Fourier"
 SCALING = "scaling"  # the result of synthetic features
+OTHERS = ", other seeds"  # rows of a method with other seeds than the first
 
 
 def comparisons(benches: dict[str, dict[str, Result]]) -> Iterator[tuple[str, Result, dict]]:
@@ -67,8 +68,8 @@ def residuals(benches: dict[str, dict[str, Result]]) -> str:
         cells = [
             features,
             f"{methods['order 0'][0]['residual']:.4f}",
-            _residual(fast(result, methods)),
-            _residual(methods["authors"][-1]),
+            _residual(fast(result, methods)) + _spread(fast(result, methods), methods, "fast"),
+            _residual(methods["authors"][-1]) + _spread(methods["authors"][-1], methods, "authors"),
             _residual(squeezed[0]) if squeezed else "not needed",
         ]
         lines.append(f"| {' | '.join(cells)} |")
@@ -117,6 +118,12 @@ def to_their_residual(methods: dict[str, list[dict]]) -> str:
 
 def _residual(row: dict) -> str:
     return f"{row['residual']:.4f} ({row['epochs']})"
+
+
+def _spread(first: dict, methods: dict[str, list[dict]], method: str) -> str:
+    """Return what a method leaves with all seeds that it was run with, if they are several."""
+    left = [first["residual"]] + [row["residual"] for row in methods.get(method + OTHERS, [])]
+    return f"; {len(left)} seeds: {min(left):.4f} to {max(left):.4f}" if len(left) > 1 else ""
 
 
 def seconds(benches: dict[str, dict[str, Result]]) -> str:

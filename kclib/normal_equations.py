@@ -18,7 +18,7 @@ from torch.nn import functional as F
 #: 1e4, which on other images makes any output.
 RIDGES = (1e-6, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 10.0, 100.0)
 _ROUNDING = 1e-6  # of sums of float32 products, as a share
-_WHITENING_RIDGE = 1e-2  # directions weaker than this share of an input are not amplified further
+_WHITENING_RIDGE = 0.3  # of an input; weaker directions, mostly noise, are not amplified further
 _OFFSETS = [(a, b) for a in (-1, 0, 1) for b in (-1, 0, 1)]
 
 
