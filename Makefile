@@ -3,6 +3,7 @@
 PYTHON  ?= python3
 PROFILE ?= quick
 CAP     ?= 180
+SEEDS   ?= 1
 CORES   ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 
 PROFILES  := $(basename $(notdir $(wildcard kclib/profiles/*.yaml)))
@@ -58,6 +59,7 @@ help: ## list these targets
 	@echo "  CORES=$(CORES)           processes at a time, each of one thread"
 	@echo "  BUDGET=            record: time after which it stops, e.g. 90s, 20m or 1.5h; call again to go on"
 	@echo "  CAP=$(CAP)           bench: seconds that a run of the authors' recipe may take"
+	@echo "  SEEDS=$(SEEDS)           bench: with how many seeds it runs"
 	@echo "  PYTHON=$(PYTHON)    the Python, 3.11.4 or newer, that .venv is made with"
 
 book: .venv/.installed ## run all notebooks in PROFILE and build the book from them
@@ -90,7 +92,7 @@ test: lint ## check style, code, the book's build (profile smoke) and the notebo
 # One process, so that what is compared runs under the same conditions.
 bench: .venv/.installed ## time the fast solver against the authors' recipe, into results/bench
 	$(WITH_VENV) KC_RESULTS="$(CURDIR)/results/bench" python bench/solver.py --profile $(PROFILE) \
-	    --cap $(CAP) $(if $(PAIRS),--pairs $(PAIRS))
+	    --cap $(CAP) --seeds $(SEEDS) $(if $(PAIRS),--pairs $(PAIRS))
 
 lint: .venv/.installed ## check the style of code and notebooks
 	$(WITH_VENV) ruff check .

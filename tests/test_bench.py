@@ -46,7 +46,7 @@ def test_it_runs_end_to_end_and_the_page_shows_it(bench, tmp_path, monkeypatch):
     held = {"images": 70, "channels": 4, "side": 6, "kernel_size": 3, "order": 1}
     monkeypatch.setattr(bench, "HELD", held)
     monkeypatch.setattr(bench, "CHANGED", {"images": (70, 140), "order": (0, 1)})
-    assert bench.main(["--profile", "smoke", "--cap", "0.2"]) == 0
+    assert bench.main(["--profile", "smoke", "--cap", "0.2", "--seeds", "2"]) == 0
     results = collect([tmp_path / "smoke"])
     assert set(results["smoke"]) == {"vgg16_conv4_3", "scaling"}
     ((features, result, methods),) = performance.comparisons(results)
@@ -57,10 +57,16 @@ def test_it_runs_end_to_end_and_the_page_shows_it(bench, tmp_path, monkeypatch):
     assert epochs == sorted(set(epochs)) and methods["authors"][-1]["seconds"] >= 0.2
     assert methods["authors, squeezed"][0]["epochs"] == epochs[-1]
     assert [row["epochs"] for row in methods["fast"]] == list(bench.EPOCHS)
+    other = methods["fast, other seeds"]
+    assert [row["seed"] for row in other] == list(range(1, bench.SEEDS))
+    assert {row["epochs"] for row in other} == {result.provenance.parameters["fast_epochs"]}
+    assert [row["seed"] for row in methods["authors, other seeds"]] == [1]
 
     performance.write(tmp_path, results, {})
     page = (tmp_path / "performance.md").read_text()
     assert f"{methods['order 0'][0]['residual']:.4f}" in page
+    for row in (min(other, key=lambda row: row["residual"]), methods["authors, other seeds"][0]):
+        assert f"{row['residual']:.4f}" in page
     for name in ("curves", "costs"):
         assert f"performance_{name}.png" in page
         assert (tmp_path / f"performance_{name}.png").stat().st_size > 0
@@ -124,6 +130,7 @@ def test_the_fits_of_the_notebooks_are_counted_and_their_cost_scaled():
         (["--profile", "quikc"], "no profile 'quikc'. Did you mean 'quick'?"),
         (["--profile", "smoke", "--cap", "0"], "the cap is 0 seconds; allowed: above 0"),
         (["--profile", "smoke", "--cap", "nan"], "the cap is nan seconds"),
+        (["--profile", "smoke", "--seeds", "0"], "the number of seeds is 0; allowed: 1 or more"),
         (["--profile", "smoke", "--pairs", "vgg16:conv9"], "no pair 'vgg16:conv9'. Did you mean"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -153,13 +154,13 @@ def test_the_state_names_each_job_once():
     assert budget.report(done, {}) == "Everything is done."
 
 
-def test_what_the_profile_names_first_comes_first(tmp_path):
-    """The Snakefile gives earlier artefacts, and networks before their notebook, more priority."""
-    words = "snakemake --dry-run --cores 1 --config profile=smoke record=true".split()
+def planned(profile: str, folder: Path, store: Path) -> dict[str, int]:
+    """Return the jobs of ``make record`` in a folder by name, with their priorities."""
+    words = f"snakemake --dry-run --cores 1 --config profile={profile} record=true".split()
     done = subprocess.run(
         [sys.executable, "-m", *words],
-        cwd=SCRIPT.parent.parent,
-        env=os.environ | {"KC_STORE": str(tmp_path), "KC_DEVICE": "cpu"},
+        cwd=folder,
+        env=os.environ | {"KC_STORE": str(store), "KC_DEVICE": "cpu"},
         capture_output=True,
         text=True,
     )
@@ -170,7 +171,21 @@ def test_what_the_profile_names_first_comes_first(tmp_path):
         if "wildcards" in lines and job.startswith("n"):
             name = lines["wildcards"].split("=")[1]
             found[name] = int(lines.get("priority", 0))  # 0 is not printed
+    return found
+
+
+def test_what_the_profile_names_first_comes_first(tmp_path):
+    """The Snakefile gives earlier artefacts, and networks before their notebook, more priority."""
+    found = planned("smoke", SCRIPT.parent.parent, tmp_path)
     artefacts = list(profiles.load("smoke").artefacts)
     priorities = [found[name] for name in artefacts]
     assert priorities == sorted(priorities, reverse=True) and len(set(priorities)) == len(artefacts)
     assert max(found.values()) not in priorities  # networks come first
+
+
+def test_a_new_clone_records_everything_though_results_are_committed(tmp_path):
+    root = SCRIPT.parent.parent
+    shutil.copy(root / "Snakefile", tmp_path)
+    for name in ("notebooks", "results"):
+        shutil.copytree(root / name, tmp_path / name)
+    assert set(profiles.load("quick").artefacts) <= set(planned("quick", tmp_path, tmp_path))
