@@ -42,7 +42,7 @@ def comparisons(benches: dict[str, dict[str, Result]]) -> Iterator[tuple[str, Re
 def fast(result: Result, methods: dict[str, list[dict]]) -> dict:
     """Return the fast fit with the epochs that the notebooks of its profile use."""
     epochs = result.provenance.parameters["fast_epochs"]
-    return min(methods["fast"], key=lambda row: abs(row["epochs"] - epochs))
+    return next(row for row in methods["fast"] if row["epochs"] == epochs)
 
 
 def full_recipe(result: Result, methods: dict[str, list[dict]]) -> float:
