@@ -191,7 +191,9 @@ def saved(benches: dict[str, dict[str, Result]], results: dict[str, dict[str, Re
             lines.append(
                 f"The {made} joint fits of all notebooks in profile {profile} took "
                 f"{took / 60:.1f} minutes. At the ratio of the full recipe to ours in the table "
-                f"above, they would take {' to '.join(hours)} hours by the authors' recipe.\n"
+                f"above, they would take {' to '.join(hours)} hours by the authors' recipe. "
+                "That is rough: other layers, and fits recorded with other settings of the solver, "
+                "have other ratios.\n"
             )
     return "\n".join(lines)
 
