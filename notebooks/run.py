@@ -4,11 +4,13 @@ import argparse
 import os
 import re
 import sys
+import tempfile
 from pathlib import Path
 
 try:  # Ctrl-C may come in the seconds that these take
     import nbformat
     import papermill
+    from traitlets.config import Config
 
     from kclib import parameters
     from kclib.atomic import replace_file
@@ -43,14 +45,18 @@ def execute(notebook: str, given: dict, output: Path) -> None:
     part = output.with_name(f".{os.getpid()}-{output.name}")
     output.parent.mkdir(parents=True, exist_ok=True)
     try:
-        papermill.execute_notebook(
-            FOLDER / f"{notebook}.ipynb",
-            part,
-            parameters=given,
-            kernel_name="python3",
-            cwd=FOLDER,
-            progress_bar=False,
-        )
+        # Sockets that are files: of two kernels started at once on free ports, one may die, for
+        # a port is found free some time before it is taken.
+        with tempfile.TemporaryDirectory() as sockets:
+            papermill.execute_notebook(
+                FOLDER / f"{notebook}.ipynb",
+                part,
+                parameters=given,
+                kernel_name="python3",
+                cwd=FOLDER,
+                progress_bar=False,
+                config=Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"}),
+            )
         replace_file(output, tidied(part).encode())
     except papermill.PapermillExecutionError as error:
         if error.ename in ("InputError", "StoreError"):

@@ -4,15 +4,20 @@ import csv
 import importlib.util
 import json
 import os
+import runpy
+import socket
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import nbformat
+import nbval.kernel
 import papermill
 import pytest
 import torch
+from jupyter_client.connect import LocalPortCache
+from jupyter_client.manager import KernelManager
 
 from kclib import profiles
 from kclib.errors import InputError
@@ -232,6 +237,29 @@ def test_styled_tables_are_the_same_at_every_run(small, monkeypatch, tmp_path):
     for number in (1, 2):
         assert f'<table id=\\"T_{number}\\">' in text and f"T_{number}_row0_col0" in text
     assert "<pandas.io.formats.style.Styler>" in text and " at 0x" not in text
+
+
+@pytest.fixture
+def port_taken(monkeypatch):
+    """Another process took, in the meantime, the port that was found free for a kernel."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setattr(LocalPortCache, "find_available_port", lambda *_: port)
+        yield
+
+
+def test_a_run_does_not_depend_on_free_ports(small, port_taken, monkeypatch, tmp_path):
+    small("print('done')")
+    assert call(monkeypatch, "small", "--output", tmp_path / "out.ipynb") == 0
+    assert nbformat.read(tmp_path / "out.ipynb", 4).cells[-1].outputs[0].text == "done\n"
+
+
+def test_nbval_does_not_depend_on_free_ports(port_taken, monkeypatch):
+    monkeypatch.setattr(nbval.kernel, "KernelManager", KernelManager)  # put back after the test
+    variables = runpy.run_path(str(ROOT / "notebooks" / "conftest.py"))
+    with variables["sockets"]:
+        kernel = nbval.kernel.RunningKernel("python3")
+        kernel.stop()
 
 
 def test_unfinished_runs_are_no_notebooks(small):
