@@ -19,7 +19,6 @@ SNAKEMAKE  = $(WITH_VENV) snakemake --cores $(CORES) --rerun-incomplete --config
 RECORD     = $(WITH_VENV) $(if $(BUDGET),python notebooks/budget.py $(BUDGET)) snakemake \
              --cores $(CORES) --rerun-incomplete $(if $(BUDGET),--keep-going) --config
 PYTEST     = $(WITH_VENV) pytest -n $(CORES) --dist loadfile
-SANITIZE  := $(addprefix --nbval-sanitize-with=,$(wildcard tests/nbval_sanitize.cfg))
 
 .DEFAULT_GOAL := help
 .PHONY: help book notebook record test bench lint clean clean-store
@@ -87,7 +86,7 @@ test: lint ## check style, code, the book's build (profile smoke) and the notebo
 	$(PYTEST) tests
 	$(SNAKEMAKE) profile=smoke
 	KC_RESULTS="$(CURDIR)/book/_build/test/results" KC_PROGRESS=/dev/null $(PYTEST) --timeout=0 \
-	    --nbval --nbval-current-env --nbval-cell-timeout=600 $(SANITIZE) notebooks/*.ipynb
+	    --nbval --nbval-current-env --nbval-cell-timeout=600 notebooks/*.ipynb
 
 # One process, so that what is compared runs under the same conditions.
 bench: .venv/.installed ## time the fast solver against the authors' recipe, into results/bench
