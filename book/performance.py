@@ -179,7 +179,7 @@ def outcome(benches: dict[str, dict[str, Result]]) -> str:
 
 
 def saved(benches: dict[str, dict[str, Result]], results: dict[str, dict[str, Result]]) -> str:
-    """Say what the joint fits of all notebooks took, and would take by the authors' recipe."""
+    """Say what the recorded joint fits took, and would take by the authors' recipe."""
     lines = []
     for profile, artefacts in results.items():
         ours = comparisons({profile: benches.get(profile, {})})
@@ -189,11 +189,11 @@ def saved(benches: dict[str, dict[str, Result]], results: dict[str, dict[str, Re
         if cost and made:
             hours = [f"{took * ratio / 3600:.0f}" for ratio in sorted({min(cost), max(cost)})]
             lines.append(
-                f"The {made} joint fits of all notebooks in profile {profile} took "
-                f"{took / 60:.1f} minutes. At the ratio of the full recipe to ours in the table "
-                f"above, they would take {' to '.join(hours)} hours by the authors' recipe. "
-                "That is rough: other layers, and fits recorded with other settings of the solver, "
-                "have other ratios.\n"
+                f"The {made} joint fits made when the notebooks were recorded in profile {profile} "
+                f"took {took / 60:.1f} minutes. At the ratio of the full recipe to ours in the "
+                f"table above, they would take {' to '.join(hours)} hours by the authors' recipe. "
+                "That is rough: other layers, other settings of the solver in earlier records, and "
+                "a machine that did other work beside a fit have other ratios.\n"
             )
     return "\n".join(lines)
 
