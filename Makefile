@@ -6,7 +6,7 @@ CAP     ?= 180
 SEEDS   ?= 1
 CORES   ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 
-PROFILES  := $(basename $(notdir $(wildcard kclib/profiles/*.yaml)))
+PROFILES  := $(basename $(notdir $(wildcard kclib/book/profiles/*.yaml)))
 NOTEBOOKS := $(basename $(notdir $(wildcard notebooks/*.ipynb)))
 
 # One thread a process, one process a core: faster than sharing threads, and the same numbers

@@ -11,21 +11,23 @@ import hashlib
 import json
 from pathlib import Path
 
-from kclib import parameters, profiles, store
-from kclib.study import Study, results_folder
+from kclib.book import code, environment, members, parameters, plans, profiles
 
-PROFILE = parameters.checked({"profile": config.get("profile")})["profile"]
-STUDIES = {name: Study(name, profile=PROFILE) for name in profiles.load(PROFILE).artefacts}
+PROFILE = profiles.load(parameters.checked({"profile": config.get("profile")})["profile"])
 NETWORKS, VALUE = {}, {}  # by key in the store; how soon each job is wanted, most wanted first
-for name, study in STUDIES.items():
-    for member in study.members():
-        key = study.network_path(member).name
-        NETWORKS.setdefault(key, (member, name))
+NEEDED = {}  # by artefact, the keys of its networks
+for name, needs in PROFILE.artefacts.items():
+    for member in members.members(needs, seed=0):
+        key = plans.network(PROFILE, member).key
+        NETWORKS.setdefault(key, member)
         VALUE.setdefault(key, -len(VALUE))
+        NEEDED.setdefault(name, []).append(key)
     VALUE[name] = -len(VALUE)
-FOLDER = str(next(iter(STUDIES.values())).store.root / "networks")
-RESULTS = str((Path("results") if config.get("record") else results_folder()).resolve())
-RUNS = f"book/_build/notebooks/{PROFILE}"
+FOLDER = str(environment.store_folder() / "networks")
+RESULTS = str(
+    (Path("results") if config.get("record") else environment.results_folder()).resolve()
+)
+RUNS = f"book/_build/notebooks/{PROFILE.name}"
 # These read fits that others make too; side by side they would wait for each other.
 AFTER = {
     "table2_orders": ["table1_instability"],
@@ -36,84 +38,79 @@ AFTER = {
 }
 
 
-def entry(study):
-    return [
-        f"{FOLDER}/{study.network_path(member).name}/entry.json" for member in study.members()
-    ]
-
-
-def origin(member, artefact):
-    """Return what a pruned or born-again network is made from."""
-    made_from = member.origin
-    found = STUDIES[artefact].network_path(made_from).name if made_from else None
-    return [f"{FOLDER}/{found}/entry.json"] if made_from else []
-
-
-def code(name):
-    """Digest the modules of kclib that a notebook imports."""
+def source(name):
+    """Return a notebook's code and text without outputs: refreshing those changes nothing."""
     cells = json.loads(Path(f"notebooks/{name}.ipynb").read_text())["cells"]
-    sources = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
-    modules = set().union(*map(store.direct_imports, sources))
-    return [store.code_digest(module) for module in sorted(modules)]
+    return [(cell["cell_type"], "".join(cell["source"])) for cell in cells]
+
+
+def origin(member):
+    """Return what a pruned or born-again network is made from."""
+    made_from = [plans.network(PROFILE, member.origin).key] if member.origin else []
+    return [f"{FOLDER}/{key}/entry.json" for key in made_from]
+
+
+def used_code(name):
+    """Digest the code of kclib that a notebook uses."""
+    return code.digest_of_source("\n".join(text for kind, text in source(name) if kind == "code"))
 
 
 def text(name):
-    """Digest a notebook's cells without outputs: refreshing those changes nothing."""
-    cells = json.loads(Path(f"notebooks/{name}.ipynb").read_text())["cells"]
-    return hashlib.sha256("".join("".join(c["source"]) for c in cells).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(source(name)).encode()).hexdigest()
 
 
 def recorded(name):
     """Digest the committed results that a notebook shows beside its own."""
     if config.get("record"):  # they are what this run writes
         return []
-    paths = [Path(f"results/{profile}/{name}.json") for profile in ("real64", PROFILE)]
+    paths = [Path(f"results/{profile}/{name}.json") for profile in ("real64", PROFILE.name)]
     return [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.exists()]
 
 
 rule all:
     input:
         # Results are committed: only a notebook's own file tells that it has run here.
-        expand(RUNS + "/{name}.ipynb", name=STUDIES) if config.get("record")
+        expand(RUNS + "/{name}.ipynb", name=PROFILE.artefacts) if config.get("record")
         else "book/_build/html/index.html",
 
 
 rule network:
     input:
-        lambda wildcards: origin(*NETWORKS[wildcards.key]),
+        lambda wildcards: origin(NETWORKS[wildcards.key]),
     output:
         update(FOLDER + "/{key}/entry.json"),  # what is there stays, and is found there
     params:
-        member=lambda wildcards: NETWORKS[wildcards.key][0],
-        artefact=lambda wildcards: NETWORKS[wildcards.key][1],
+        member=lambda wildcards: NETWORKS[wildcards.key],
     priority: lambda wildcards: VALUE[wildcards.key]
     threads: 1
     shell:
-        "python -m kclib network --profile {PROFILE} --artefact {params.artefact} {params.member}"
+        "python -m kclib network --profile {PROFILE.name} {params.member}"
 
 
 rule notebook:
     input:
-        networks=lambda wildcards: entry(STUDIES[wildcards.name]),
+        networks=lambda wildcards: [
+            f"{FOLDER}/{key}/entry.json" for key in NEEDED.get(wildcards.name, [])
+        ],
         before=lambda wildcards: [f"{RUNS}/{n}.ipynb" for n in AFTER.get(wildcards.name, [])],
     output:
         notebook=RUNS + "/{name}.ipynb",
-        result=RESULTS + "/" + PROFILE + "/{name}.json",
+        result=RESULTS + "/" + PROFILE.name + "/{name}.json",
     params:
-        code=lambda wildcards: code(wildcards.name),
+        code=lambda wildcards: used_code(wildcards.name),
         text=lambda wildcards: text(wildcards.name),
         recorded=lambda wildcards: recorded(wildcards.name),
     priority: lambda wildcards: VALUE[wildcards.name]
     threads: 1
     shell:
-        "KC_RESULTS='{RESULTS}' python notebooks/run.py {wildcards.name} --profile {PROFILE} "
+        "KC_RESULTS='{RESULTS}' python notebooks/run.py {wildcards.name} --profile {PROFILE.name} "
         "--output {output.notebook}"
 
 
 rule book:
     input:
-        notebooks=expand(RUNS + "/{name}.ipynb", name=STUDIES),
-        results=expand(RESULTS + "/" + PROFILE + "/{name}.json", name=STUDIES),
+        notebooks=expand(RUNS + "/{name}.ipynb", name=PROFILE.artefacts),
+        results=expand(RESULTS + "/" + PROFILE.name + "/{name}.json", name=PROFILE.artefacts),
         recorded=sorted(map(str, Path("results").rglob("*.json"))),
         pages=sorted(str(path) for path in Path("book").glob("*.*")
             if path.is_file()),

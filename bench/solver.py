@@ -18,12 +18,13 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from kclib import Disentangler, records, solver
+from kclib import Disentangler, solver
+from kclib.book import records
+from kclib.book.members import pair
+from kclib.book.study import Study
 from kclib.errors import DegenerateFeatures, InputError, choose
 from kclib.features import resample
-from kclib.members import pair
 from kclib.normal_equations import NormalEquations
-from kclib.study import Study
 
 #: Pairs of layers, NETWORK:TAP, by profile.
 PAIRS = {"real64": ["vgg16:conv4_3", "vgg16:conv5_3", "resnet34:last_conv"]}

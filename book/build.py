@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pages
 
-from kclib import records
+from kclib.book import environment
 from kclib.errors import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -26,8 +26,8 @@ def stage(notebooks: Path, results: Path) -> None:
     generated = ROOT / "book" / "_generated"
     pages.write(
         generated,
-        pages.collect([*records.FOLDER.glob("*"), results / notebooks.name]),
-        pages.collect([*(records.FOLDER / "bench").glob("*")]),
+        pages.collect([*environment.RECORDED.glob("*"), results / notebooks.name]),
+        pages.collect([*(environment.RECORDED / "bench").glob("*")]),
     )
     shutil.rmtree(STAGE, ignore_errors=True)
     (STAGE / "book").mkdir(parents=True)

@@ -8,9 +8,9 @@ from pathlib import Path
 import performance
 import yaml
 
-from kclib import parameters, records
 from kclib.atomic import replace_file
-from kclib.records import Claim, Result
+from kclib.book import parameters, records
+from kclib.book.records import Claim, Result
 
 ROOT = Path(__file__).parent.parent
 #: The book's profiles, the one that tells most first; a reader's own come after them.

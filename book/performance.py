@@ -7,11 +7,11 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from kclib import plots
 from kclib.atomic import replace_file
-from kclib.records import Result
+from kclib.book import plots
+from kclib.book.records import Result
 
-FAST, AUTHORS, SQUEEZED = "#0072B2", "#D55E00", "#E69F00"  # Okabe and Ito's, as in kclib.plots
+FAST, AUTHORS, SQUEEZED = "#0072B2", "#D55E00", "#E69F00"  # Okabe and Ito's, as in kclib.book.plots
 # What the figures show, for who does not see them.
 _CURVES = (
     "Held-out residual against the time of the fit on a log axis, a panel a pair of features. "

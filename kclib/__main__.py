@@ -6,10 +6,18 @@ import sys
 from .errors import InputError
 
 
-def main() -> int:
+def main(words: list[str] | None = None) -> int:
     """Run one command; return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m kclib", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    network = commands.add_parser("network", help="train one network of a profile into the store")
+    network.add_argument("--profile", help="default: the one that KC_PROFILE names, or quick")
+    network.add_argument("member", help="NAME_PART_SEED, e.g. vgg16_all_0")
+    given = parser.parse_args(words)
     try:
-        return run()
+        from .book import making  # here, as Ctrl-C may come while it loads
+
+        record = making.train_network(given.member, given.profile)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -20,22 +28,6 @@ def main() -> int:
             file=sys.stderr,
         )
         return 130
-
-
-def run() -> int:
-    """Run one command; raise what `main` says in one line."""
-    from . import profiles  # here, as Ctrl-C may come while they load
-    from .members import Member
-    from .study import Study
-
-    parser = argparse.ArgumentParser(prog="python -m kclib", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    network = commands.add_parser("network", help="train one network of a profile into the store")
-    network.add_argument("--profile", default="quick", help=f"one of {', '.join(profiles.names())}")
-    network.add_argument("--artefact", default="table1_instability", help="that needs it")
-    network.add_argument("member", help="NAME_PART_SEED, e.g. vgg16_all_0")
-    given = parser.parse_args()
-    _, record = Study(given.artefact, profile=given.profile).network(Member.parse(given.member))
     print(
         f"{given.member}: accuracy {record['test_accuracy']:.1%} on test images, "
         f"{record['train_accuracy']:.1%} on training images"

@@ -25,6 +25,7 @@ class _Orders(nn.Module):
         if kernel_size not in (1, 3):
             raise InputError(f"kernel_size is {kernel_size}; allowed: 1 or 3.")
         self.norm = choose("norm", norm, NORMS)
+        self.settings = _settings(in_channels, out_channels, self.order, kernel_size, norm)
         self.linears = nn.ModuleList(
             nn.Conv2d(
                 in_channels if k else in_channels * outputs_see,
@@ -98,6 +99,8 @@ class Disentangler(_Orders):
     scales : torch.Tensor
         Buffer (order + 1, in_channels): the data set's standard deviations that divide x (row 0)
         and h_k (row k); used with ``norm="dataset"``, running in training mode, frozen otherwise.
+    settings : dict
+        What it was made with, by the parameters' names.
     """
 
     def __init__(
@@ -199,6 +202,8 @@ class StagewiseDisentangler(nn.Module):
     ----------
     chains : torch.nn.ModuleList
         ``chains[k]`` computes x^(k).
+    settings : dict
+        What it was made with, by the parameters' names.
     """
 
     def __init__(
@@ -216,6 +221,7 @@ class StagewiseDisentangler(nn.Module):
             Chain(in_channels, out_channels, k, kernel_size, norm) for k in range(self.order + 1)
         )
         self.norm = self.chains[0].norm
+        self.settings = _settings(in_channels, out_channels, self.order, kernel_size, norm)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the reconstruction, shape (N, out_channels, H, W), of x (N, in_channels, H, W)."""
@@ -224,6 +230,17 @@ class StagewiseDisentangler(nn.Module):
     def decompose(self, x: torch.Tensor) -> torch.Tensor:
         """Return its orders, shape (order + 1, N, out_channels, H, W), lowest first."""
         return torch.stack([chain(x) for chain in self.chains])
+
+
+def _settings(in_channels, out_channels, order, kernel_size, norm) -> dict:
+    """Return, of JSON's types, what a disentangler of the same form is made with."""
+    return {
+        "in_channels": in_channels,
+        "out_channels": out_channels,
+        "order": order,
+        "kernel_size": kernel_size,
+        "norm": norm,
+    }
 
 
 def _checked_order(order) -> int:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from . import networks
 from .atomic import whole_file
 from .errors import InputError, choose
-from .training import normalised
+from .training.classifier import normalised
 
 
 class _TapReached(Exception):

@@ -22,7 +22,7 @@ from .errors import DegenerateFeatures, InputError, choose
 from .features import resample
 from .measures import Evaluation, Moments
 from .normal_equations import NormalEquations
-from .training import autocast
+from .precision import autocast
 
 #: Epochs that each solver takes by default. ``"authors"``: Adam, rate 1e-4 falling to 1e-6 on a log
 #: scale, weight decay 1e-4, as in the authors' published code.

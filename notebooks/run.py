@@ -12,8 +12,8 @@ try:  # Ctrl-C may come in the seconds that these take
     import papermill
     from traitlets.config import Config
 
-    from kclib import parameters
     from kclib.atomic import replace_file
+    from kclib.book import parameters
     from kclib.errors import InputError, choose
 except KeyboardInterrupt:
     print("interrupted: nothing was begun.", file=sys.stderr)

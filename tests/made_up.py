@@ -1,6 +1,6 @@
 """A result that nothing computed, for tests of what is done with results."""
 
-from kclib import records
+from kclib.book import records
 
 
 def a_claim(**changes) -> dict:

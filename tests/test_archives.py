@@ -18,9 +18,9 @@ import pytest
 import torch
 from PIL import Image
 
-from kclib import archives
-from kclib.archives import Archive, cub200, dogs120, voc_animals
 from kclib.errors import InputError
+from kclib.images import archives
+from kclib.images.archives import Archive, cub200, dogs120, voc_animals
 
 SIDE = 16
 WIDTH, HEIGHT = 80, 64

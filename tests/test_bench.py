@@ -8,7 +8,8 @@ import pytest
 import torch
 from made_up import a_result
 
-from kclib import fit, records
+from kclib import fit
+from kclib.book import records
 
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / "book")]
@@ -77,7 +78,7 @@ def test_it_runs_end_to_end_and_the_page_shows_it(bench, tmp_path, monkeypatch):
 
 
 def test_every_recorded_comparison_is_on_the_page():
-    results = collect([*(records.FOLDER / "bench").glob("*")])
+    results = collect([*(records.RECORDED / "bench").glob("*")])
     page = performance.page(results, {})
     for features, *_ in performance.comparisons(results):
         assert page.count(f"| {features} |") == 3

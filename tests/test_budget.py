@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kclib import profiles
+from kclib.book import profiles
 
 SCRIPT = Path(__file__).parent.parent / "notebooks" / "budget.py"
 specification = importlib.util.spec_from_file_location("budget", SCRIPT)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from kclib import creatures
-from kclib.creatures import PART_NAMES, Difficulty, render
 from kclib.errors import InputError
+from kclib.images import creatures
+from kclib.images.creatures import PART_NAMES, Difficulty, render
 
 CALM = Difficulty(0, 0, 0, 0, 0, 0, 0)
 

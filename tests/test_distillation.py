@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from kclib import networks, training
-from kclib.distillation import born_again_loss
+from kclib import networks
 from kclib.errors import InputError
-from kclib.training import Recipe, train
+from kclib.training import classifier
+from kclib.training.classifier import Recipe, train
+from kclib.training.distillation import born_again_loss
 
 RECIPE = Recipe(epochs=2, batch=8, rate=0.02, final_rate=0.0, schedule="one-cycle", augment=True)
 seeds = st.integers(0, 10**6)
@@ -144,7 +145,7 @@ def test_the_teacher_sees_the_images_that_the_student_sees():
     train(student, *photos(), RECIPE, seed=0, loss_of=born_again_loss(Watching()))
     assert len(seen) == len(shown) == 4  # two epochs of two batches
     assert all(torch.equal(one, other) for one, other in zip(seen, shown, strict=True))
-    images = training.normalised(photos()[0])
+    images = classifier.normalised(photos()[0])
     assert not any(torch.equal(seen[0][0], image) for image in images)  # augmented
 
 

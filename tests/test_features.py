@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from kclib import networks
 from kclib.errors import InputError, StoreError
 from kclib.features import extract, load_mapped, resample
-from kclib.training import normalised
+from kclib.training.classifier import normalised
 
 # isort: split
 from torchvision.models import VisionTransformer  # imports only after kclib

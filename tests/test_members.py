@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kclib.book.members import PARTS, Member, pair
 from kclib.errors import InputError
-from kclib.members import PARTS, Member, pair
 
 names = st.from_regex(r"[a-z][a-z0-9_]{0,20}", fullmatch=True)
 

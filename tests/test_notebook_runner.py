@@ -19,7 +19,7 @@ import torch
 from jupyter_client.connect import LocalPortCache
 from jupyter_client.manager import KernelManager
 
-from kclib import profiles
+from kclib.book import profiles
 from kclib.errors import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -108,7 +108,7 @@ def test_a_refusal_in_a_terminal_is_one_line_and_exit_status_2(tmp_path):
 @pytest.mark.parametrize(
     ("words", "module"),
     [
-        ("-m kclib network x", "kclib.profiles"),
+        ("-m kclib network x", "kclib.book.profiles"),
         ("notebooks/run.py x", "papermill"),
         ("notebooks/run.py x", "torchvision"),
     ],

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from made_up import a_claim, a_result
 
-from kclib import profiles, records
+from kclib.book import profiles, records
 from kclib.errors import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -119,10 +119,10 @@ def test_a_later_folder_replaces_an_earlier_one(tmp_path):
 
 
 def test_the_committed_results_make_pages(tmp_path):
-    found = pages.collect(sorted(records.FOLDER.iterdir()))
+    found = pages.collect(sorted(records.RECORDED.iterdir()))
     pages.write(tmp_path, found)
     claims = (tmp_path / "claims.md").read_text()
-    for path in records.FOLDER.glob("*/*.json"):
+    for path in records.RECORDED.glob("*/*.json"):
         for claim in json.loads(path.read_text())["claims"]:
             assert claim["statement"] in claims
     assert sorted(path.name for path in tmp_path.iterdir()) == [

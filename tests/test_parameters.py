@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from kclib import networks, parameters, profiles
+from kclib import networks
+from kclib.book import parameters, profiles
 from kclib.errors import InputError
-from kclib.training import RECIPES
+from kclib.training.classifier import RECIPES
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("[!.]*.ipynb"))
 

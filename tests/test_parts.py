@@ -7,9 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kclib import creatures, measures, parts
-from kclib.datasets import ImageSet
+from kclib import measures
 from kclib.errors import InputError
+from kclib.images import creatures, parts
+from kclib.images.datasets import ImageSet
 
 shapes = st.tuples(st.integers(1, 5), st.integers(1, 5), st.integers(1, 5))
 

@@ -3,7 +3,7 @@
 import matplotlib.pyplot as plt
 import pytest
 
-from kclib import plots
+from kclib.book import plots
 
 
 @pytest.fixture(autouse=True)

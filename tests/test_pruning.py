@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from kclib import networks, pruning
+from kclib import networks
 from kclib.errors import InputError
-from kclib.training import Recipe, train
+from kclib.training import pruning
+from kclib.training.classifier import Recipe, train
 
 RECIPE = Recipe(
     epochs=2, batch=8, rate=0.02, final_rate=0.0, schedule="one-cycle", weight_decay=5e-4

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from made_up import a_claim, a_result
 from pydantic import ValidationError
 
-from kclib import records
+from kclib.book import records
 from kclib.errors import InputError
 
 cells = st.one_of(
@@ -153,7 +153,7 @@ def test_a_result_in_the_wrong_place_is_refused(tmp_path, place):
 
 
 def test_recorded_looks_in_the_folder_of_the_profile(tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "FOLDER", tmp_path)
+    monkeypatch.setattr(records, "RECORDED", tmp_path)
     records.write(a_result(), tmp_path)
     assert records.recorded("table0", "smoke") == a_result()
     assert records.recorded("table0", "quick") is None
@@ -161,7 +161,7 @@ def test_recorded_looks_in_the_folder_of_the_profile(tmp_path, monkeypatch):
 
 
 def test_every_recorded_result_is_valid():
-    found = list(records.FOLDER.glob("*/*.json"))
+    found = list(records.RECORDED.glob("*/*.json"))
     assert found
     for path in found:
         result = records.read(path)
@@ -172,10 +172,10 @@ def test_every_recorded_result_is_valid():
 
 
 def test_notebooks_show_what_is_recorded():
-    found = list((records.FOLDER / "real64").glob("*.json"))
+    found = list((records.RECORDED / "real64").glob("*.json"))
     assert found
     for path in found:
-        notebook = records.FOLDER.parent / "notebooks" / f"{path.stem}.ipynb"
+        notebook = records.RECORDED.parent / "notebooks" / f"{path.stem}.ipynb"
         cells = json.loads(notebook.read_text())["cells"]
         outputs = [cell["outputs"] for cell in cells if cell["cell_type"] == "code"]
         assert "not recorded" not in json.dumps(outputs), f"a place lacks its number: {notebook}"

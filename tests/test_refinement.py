@@ -9,7 +9,7 @@ from torch import nn
 from kclib import networks
 from kclib.disentangler import Disentangler, StagewiseDisentangler
 from kclib.errors import InputError
-from kclib.refinement import consistent_part, fine_tune, predict, rate_for
+from kclib.training.refinement import consistent_part, fine_tune, predict, rate_for
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +82,9 @@ def test_a_tail_learns_what_its_features_tell():
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_a_seed_decides_all(dropout):
     (one, first), (other, second) = (run(tail_of(dropout), seed=4) for _ in range(2))
-    assert same(one, other) and first.history == second.history
+    assert same(one, other)
+    for row, again in zip(first.history, second.history, strict=True):
+        assert row | {"seconds": 0} == again | {"seconds": 0}
     assert not same(one, run(tail_of(dropout), seed=5)[0])
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from kclib import creatures, fit, networks
+from kclib import fit, networks
 from kclib.features import extract
+from kclib.images import creatures
 
 RECORDED = Path(__file__).with_name("regression.json")
 #: Relative; float32 sums in another order change the shares by about 1e-5.

@@ -4,10 +4,11 @@ import pytest
 import torch
 from test_datasets import CLASSES, NAMES, PARTS, photo, write_pack
 
-from kclib import archives, datasets, sources
-from kclib.datasets import load_pack
+from kclib.book import environment, sources
+from kclib.book.profiles import Data
 from kclib.errors import InputError
-from kclib.profiles import Data
+from kclib.images import archives, datasets
+from kclib.images.datasets import load_pack
 
 CUB, MIX = Data(name="cub200"), Data(name="cub200+dogs120")
 THREE = Data(name="cub200+dogs120+vocanimal")
@@ -45,7 +46,7 @@ def test_a_mixture_holds_each_pack_whole_and_says_which_it_was(data, shows, spli
     assert len(mixed) == len(names) * len(NAMES) and mixed.coarse_names == tuple(shows)
     assert len(mixed.class_names) == len(names) * len(CLASSES) == len(set(mixed.class_names))
     for name, shown in zip(names, shows, strict=True):
-        alone = load_pack(f"{name}_{split}_112.npz", 16)
+        alone = load_pack(f"{name}_{split}_112.npz", 16, environment.data_folder())
         group = mixed.subset(mixed.group(shown))
         assert torch.equal(group.images, alone.images)
         called = [mixed.class_names[label] for label in group.labels]

@@ -15,10 +15,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from kclib import store
 from kclib.atomic import replace_file, whole_file
+from kclib.book.store import Store, content_key
 from kclib.errors import StoreError
-from kclib.store import Store, code_digest, direct_imports, imported_modules
 
 TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor([True, False])}
 RECORD = {"accuracy": 0.25, "history": [{"epoch": 1}], "name": "α"}
@@ -40,7 +39,7 @@ def check(entry):
 
 
 def place(root, **spec):
-    return Store(root).path("things", spec)
+    return Store(root).path("things", content_key(spec))
 
 
 def files(root):
@@ -137,7 +136,7 @@ def test_an_error_of_the_builder_is_not_blamed_on_the_store(tmp_path):
 # runs stand at the top of this file's namespace, where it finds them.
 
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["kclib.store", "pytest"])
+processes.set_forkserver_preload(["kclib.book.store", "pytest"])
 
 
 def start(function, *given):
@@ -415,142 +414,13 @@ def test_an_error_while_a_file_is_written_keeps_the_old_one(tmp_path):
 # --- keys -------------------------------------------------------------------------------------
 
 
-def test_a_key_depends_on_all_of_the_specification(tmp_path):
-    keys = Store(tmp_path).path
-    one = keys("things", {"seed": 0, "size": 32})
-    assert keys("things", {"size": 32, "seed": 0}) == one
-    assert keys("things", json.loads(json.dumps({"seed": 0, "size": 32}))) == one
-    others = [
-        keys("others", {"seed": 0, "size": 32}),
-        keys("things", {"seed": 1, "size": 32}),
-        keys("things", {"seed": 0}),
-        keys("things", {"seed": 0, "size": 32}, ("errors",)),
-    ]
-    assert len({one, *others}) == 5
-    assert others[0].name == one.name and others[0].parent.name == "others"
+def test_a_key_depends_on_all_of_the_content():
+    one = content_key({"seed": 0, "size": 32})
+    assert content_key({"size": 32, "seed": 0}) == one
+    assert content_key(json.loads(json.dumps({"seed": 0, "size": 32}))) == one
+    others = [content_key(c) for c in ({"seed": 1, "size": 32}, {"seed": 0}, {})]
+    assert len({one, *others}) == 4
 
 
-SOURCES = {
-    "__init__": "from .solver import solve\n",
-    "errors": "class Error(Exception):\n    pass\n",
-    "measures": "def variance(x):\n    return x.var()\n",
-    "plots": "def draw():\n    pass\n",
-    "solver": (
-        '"""Solve."""\n'
-        "from .errors import Error\n"
-        "from .measures import variance\n\n\n"
-        "class Solver:\n"
-        '    """A solver."""\n\n'
-        "    rate = 0.1\n\n\n"
-        "def solve(x, order=2):\n"
-        '    """Solve it."""\n'
-        '    name = "joint"\n'
-        "    return variance(x) * order, name\n"
-    ),
-}
-
-
-@pytest.fixture
-def package(tmp_path, monkeypatch):
-    """A package like kclib in which sources can be changed; returns the digest of a module."""
-    monkeypatch.setattr(store, "_PACKAGE", tmp_path)
-
-    def digest(module="solver", **changes):
-        for name, source in (SOURCES | changes).items():
-            (tmp_path / f"{name}.py").write_text(source)
-        forget()
-        return code_digest(module)
-
-    def forget():
-        code_digest.cache_clear()
-        imported_modules.cache_clear()
-        direct_imports.cache_clear()
-
-    yield digest
-    forget()
-
-
-def changed(old, new, name="solver"):
-    assert SOURCES[name].count(old) == 1
-    return {name: SOURCES[name].replace(old, new)}
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        changed('"""Solve."""', '"""Solve anything.\n\nAt length.\n"""'),
-        changed('"""A solver."""', '"""The solver."""'),
-        changed('"""Solve it."""', '"""Do."""'),
-        changed("    rate = 0.1", "    # Found by trying.\n    rate = 0.1  # a second"),
-        changed("solve(x, order=2):", "solve(\n    x,\n    order=2,\n):"),
-        changed('"joint"', "'joint'"),
-        changed("variance(x) * order, name", "(variance(x) * order), name"),
-        changed("pass", "raise SystemExit", "plots"),  # not imported
-        changed("pass", "code = 3", "errors"),  # cannot change a number
-    ],
-    ids=str,
-)
-def test_the_digest_does_not_see_what_does_not_run(package, changes):
-    assert package() == package(**changes)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        changed("0.1", "0.2"),
-        changed("order=2", "order=3"),
-        changed('"joint"', '"Joint"'),
-        changed("variance(x) *", "variance(x) +"),
-        changed("    rate = 0.1\n", ""),
-        changed("x.var()", "x.var(0)", "measures"),
-        changed("from .errors import Error\n", "from .errors import Error\nfrom . import plots\n"),
-    ],
-    ids=str,
-)
-def test_the_digest_sees_what_runs(package, changes):
-    assert package() != package(**changes)
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "from .measures import variance",
-        "from . import measures",
-        "from . import plots, measures as m",
-        "from kclib import measures",
-        "from kclib.measures import variance",
-        "import kclib.measures",
-        "import numpy, kclib.measures as m",
-        "def f():\n    from .measures import variance",
-        "from .solver import solve",  # which imports it
-        "from kclib import solve",  # which the package takes from there
-        "import kclib",
-    ],
-)
-def test_every_way_to_import_counts(package, line):
-    fresh = {"notebook": line + "\n"}
-    before = package("notebook", **fresh)
-    assert package("notebook", **fresh, **changed("x.var()", "2 * x.var()", "measures")) != before
-    assert package("notebook", **fresh, **changed("pass", "raise SystemExit", "errors")) == before
-
-
-def test_modules_may_import_each_other(package):
-    circle = {"measures": "from .solver import solve\n" + SOURCES["measures"]}
-    assert package(**circle) != package()
-    assert imported_modules("solver") == {"solver", "measures"}
-
-
-def test_other_packages_are_no_modules_of_ours(package):
-    package()
-    assert (
-        direct_imports("import numpy\nfrom torch import solver\nfrom os.path import join") == set()
-    )
-
-
-def test_a_change_of_the_code_makes_another_entry(package, tmp_path):
-    package()
-    before = Store(tmp_path).path("fits", {}, ("solver",))
-    package(**changed("0.1", "0.2"))
-    assert Store(tmp_path).path("fits", {}, ("solver",)) != before
-    package()
-    assert Store(tmp_path).path("fits", {}, ("solver",)) == before
+def test_a_kind_is_a_folder_and_a_key_a_name_in_it(tmp_path):
+    assert Store(tmp_path).path("things", "abc") == tmp_path / "things" / "abc"

@@ -1,10 +1,8 @@
 """The parameters that notebooks may have: their types and ranges, checked before anything runs."""
 
-import os
-
-from . import profiles
-from .disentangler import NORMS
-from .errors import InputError, choose
+from ..disentangler import NORMS
+from ..errors import InputError, choose
+from . import environment, profiles
 
 #: Name: (type, lowest, highest, meaning).
 NUMBERS = {
@@ -22,6 +20,8 @@ NUMBERS = {
     "epochs": (int, 1, 1000, "of fine-tuning a tail; None: as many as the profile says"),
     "rate": (float, 1e-8, 0.1, "Adam's first, of fine-tuning; None: the authors' in proportion"),
 }
+#: Those without which a recorded number is another quantity than this run's.
+OF_QUANTITIES = ("order", "penalty", "norm", "channels", "samples")
 #: Those that may be None, for what the profile says.
 OPTIONAL = ("generations", "ratios", "epochs", "rate")
 #: Those that are a list, also written as numbers with commas between them.
@@ -47,7 +47,7 @@ def checked(given: dict) -> dict:
 
 def _checked_one(name: str, value):
     if name == "profile":
-        value = value or os.environ.get("KC_PROFILE") or "quick"
+        value = value or environment.profile()
         return choose("profile", value, profiles.names())
     if name == "norm":
         return choose("norm", value, NORMS)

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .errors import InputError
-from .training import autocast
+from ..errors import InputError
+from ..precision import autocast
 
 
 def born_again_loss(
@@ -30,7 +30,7 @@ def born_again_loss(
     Returns
     -------
     callable
-        For the argument ``loss_of`` of `kclib.training.train`.
+        For the argument ``loss_of`` of `kclib.training.classifier.train`.
 
     Raises
     ------

@@ -1,19 +1,17 @@
 """Content-keyed artefacts on disk: made once, whole or not at all.
 
 An entry is a folder ``<root>/<kind>/<key>/`` with ``tensors.safetensors`` and ``entry.json``. The
-key is a digest of everything that the entry depends on: its specification, and the source code of
-the modules that make it (comments and docstrings left out). An entry is written beside its place
+key is a digest of everything that the entry depends on: its settings, what it is made from, and the
+code that makes it (`kclib.book.code`). An entry is written beside its place
 and renamed into it, so a kill at any moment leaves either nothing or all of it. A lock a key makes
 a second process wait for, and then read, what the first one makes.
 """
 
-import ast
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 import safetensors.torch
@@ -21,12 +19,13 @@ import torch
 from filelock import FileLock
 from safetensors import SafetensorError
 
-from .atomic import readable_failure, write_synced
-from .errors import StoreError
+from ..atomic import readable_failure, write_synced
+from ..errors import StoreError
 
-_PACKAGE = Path(__file__).parent
-#: Modules that cannot change a number, and so are no part of a key.
-_NEUTRAL = {"__init__", "atomic", "compatibility", "errors", "progress"}
+
+def content_key(content: dict) -> str:
+    """Return the name of an entry: a digest of what it depends on, given as JSON's types."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
 
 
 class Store:
@@ -41,21 +40,17 @@ class Store:
     def __init__(self, root: Path):
         self.root = Path(root)
 
-    def path(self, kind: str, spec: dict, modules: tuple[str, ...] = ()) -> Path:
+    def path(self, kind: str, key: str) -> Path:
         """Return the place of an entry, whether or not it is there.
 
         Parameters
         ----------
         kind : str
             Name of the folder, e.g. ``"networks"``.
-        spec : dict
-            What the entry depends on, of JSON's types.
-        modules : tuple of str
-            Modules of kclib whose code makes the entry; what they import counts too.
+        key : str
+            From `content_key`.
         """
-        content = {"spec": spec, "code": {name: code_digest(name) for name in modules}}
-        text = json.dumps(content, sort_keys=True)
-        return self.root / kind / hashlib.sha256(text.encode()).hexdigest()[:20]
+        return self.root / kind / key
 
     def load(self, path: Path) -> tuple[dict[str, torch.Tensor], dict]:
         """Read an entry.
@@ -134,59 +129,3 @@ def _write(path: Path, fresh: Path, tensors: dict[str, torch.Tensor], record: di
         os.rename(fresh, path)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
-
-
-@cache
-def code_digest(module: str) -> str:
-    """Digest a module of kclib together with the modules of kclib that it imports.
-
-    Only what runs counts: comments, docstrings and layout do not change the digest.
-
-    Parameters
-    ----------
-    module : str
-        Its name inside the package, e.g. ``"training"``.
-    """
-    names = sorted(imported_modules(module))
-    codes = [_bare_code((_PACKAGE / f"{name}.py").read_text()) for name in names]
-    return hashlib.sha256("\n".join([*names, *codes]).encode()).hexdigest()[:20]
-
-
-@cache
-def imported_modules(module: str) -> frozenset[str]:
-    """Return a module of kclib and all modules of kclib that it imports, directly or not."""
-    found, waiting = set(), {module}
-    while waiting:
-        name = waiting.pop()
-        found.add(name)
-        waiting |= direct_imports((_PACKAGE / f"{name}.py").read_text()) - found
-    return frozenset(found)
-
-
-@cache
-def direct_imports(source: str) -> frozenset[str]:
-    """Return the names of kclib's modules that Python source imports."""
-    modules = {path.stem for path in _PACKAGE.glob("*.py")}
-    names = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom):
-            origin = (node.module or "").split(".")
-            if node.level == 1 or origin[0] == "kclib":
-                names |= {origin[-1], *(alias.name for alias in node.names)}
-        elif isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[-1] for alias in node.names if "kclib" in alias.name}
-    if "kclib" in names:  # ``from kclib import fit``: the package's own imports say where it is
-        names |= direct_imports((_PACKAGE / "__init__.py").read_text())
-    return frozenset((names & modules) - _NEUTRAL)
-
-
-@cache
-def _bare_code(source: str) -> str:
-    """Return source code without what does not run."""
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
-            if isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str):
-                del body[0]
-    return ast.dump(tree)

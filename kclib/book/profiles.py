@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from .creatures import PART_NAMES
-from .errors import InputError, choose
-from .networks import ARCHITECTURES
-from .training import RECIPES, Recipe
+from ..errors import InputError, choose
+from ..images.creatures import PART_NAMES
+from ..networks import ARCHITECTURES
+from ..training.classifier import RECIPES, Recipe
 
 _FOLDER = Path(__file__).parent / "profiles"
 #: How the two networks of a pair differ (Table 1's two halves).

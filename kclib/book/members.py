@@ -1,10 +1,11 @@
 """Which networks a study compares: their names, seeds, training images and origins."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from ..errors import InputError, choose
 from . import profiles
-from .errors import InputError, choose
 
 #: Parts of the training set that a network may be trained on; of "none", it is as initialised.
 PARTS = ("all", "first-half", "second-half", "none")
@@ -53,6 +54,11 @@ class Member:
         return replace(self, born=self.born - 1) if self.born else None
 
     @property
+    def origins(self) -> "list[Member]":
+        """The origin, its origin, and so on."""
+        return [] if self.origin is None else [self.origin, *self.origin.origins]
+
+    @property
     def drawn(self) -> int:
         """The seed that weights and training order are drawn with: another one a generation."""
         return self.seed + 1000 * self.born
@@ -97,3 +103,56 @@ def pair(name: str, condition: str, seed: int) -> tuple[Member, Member]:
     if condition == "initialisations":
         return Member(name, seed), Member(name, seed + 5)
     return Member(name, seed, "first-half"), Member(name, seed, "second-half")
+
+
+def pairs(needs: profiles.Artefact, seed: int) -> list[tuple[str, tuple[Member, Member]]]:
+    """Return the pairs of networks that an artefact compares, each with its condition.
+
+    The first pairs of all conditions and networks come first, then the second pairs, if the profile
+    asks for more than one.
+    """
+    return [
+        (condition, pair(name, condition, seed + number))
+        for number in range(max(needs.conditions.values(), default=0) + 1)
+        for condition, count in needs.conditions.items()
+        for name in needs.networks
+        if number < count + (name in needs.twice)
+    ]
+
+
+def members(
+    needs: profiles.Artefact,
+    seed: int,
+    ratios: Sequence[float] | None = None,
+    generations: int | None = None,
+) -> list[Member]:
+    """Return the networks that an artefact needs, most needed first.
+
+    They are those of `pairs`, without conditions each network of the artefact once; then those that
+    the profile asks for once beside them. Of networks that are needed once, the first has the given
+    seed and each next one 5 more. Pruned and born-again networks follow; of a pair, only network A
+    is pruned and born again.
+
+    Parameters
+    ----------
+    needs : kclib.book.profiles.Artefact
+    seed : int
+    ratios : sequence of float, optional
+        Shares of weights that are pruned away; by default as the artefact needs.
+    generations : int, optional
+        Of born-again networks; by default as the artefact needs.
+    """
+    compared = pairs(needs, seed)
+    paired = [member for _, both in compared for member in both]
+    alone = [
+        [Member(name, seed + 5 * k) for k, name in enumerate(networks)]
+        for networks in (needs.networks, needs.once)
+    ]
+    first = list(dict.fromkeys((paired if needs.conditions else alone[0]) + alone[1]))
+    origins = list(dict.fromkeys(a for _, (a, _) in compared)) or first
+    born = range(1, (generations or needs.generations) + 1)
+    return [
+        *first,
+        *(replace(member, pruned=ratio) for member in origins for ratio in ratios or needs.ratios),
+        *(replace(member, born=number) for member in origins for number in born),
+    ]

@@ -22,8 +22,8 @@ from numbers import Integral, Real
 import numpy as np
 import torch
 
+from ..errors import InputError, choose
 from .datasets import ImageSet
-from .errors import InputError, choose
 
 COARSE_NAMES = ("bird", "dog")
 PART_NAMES = ("torso", "head", "snout", "ears", "tail", "legs")

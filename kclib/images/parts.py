@@ -2,9 +2,9 @@
 
 import torch
 
+from ..errors import InputError
+from ..features import resample
 from .datasets import ImageSet
-from .errors import InputError
-from .features import resample
 
 
 def energy(feature: torch.Tensor) -> torch.Tensor:

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from .disentangler import Disentangler, StagewiseDisentangler
-from .errors import InputError
-from .features import resample
-from .training import autocast
+from ..disentangler import Disentangler, StagewiseDisentangler
+from ..errors import InputError
+from ..features import resample
+from .epochs import learn
 
 #: The authors' epochs and first learning rate, for networks of full width.
 AUTHORS_EPOCHS, AUTHORS_RATE = 100, 1e-5
@@ -29,8 +28,7 @@ class Refinement:
     Attributes
     ----------
     history : list of dict
-        One an epoch: ``epoch`` (from 1), ``rate``, ``loss``, ``accuracy`` (0 to 1, running, on
-        training images) and ``test_accuracy`` (0 to 1).
+        One an epoch: see `kclib.training.epochs.learn`, and ``test_accuracy`` (0 to 1).
     hits : torch.Tensor
         bool, shape (epochs + 1, N): which of the N test images were right, first with the tail as
         it was given, then after each epoch.
@@ -146,10 +144,10 @@ def fine_tune(
     """
     _check_settings(epochs, rate, batch, seed)
     tail = copy.deepcopy(tail)
-    groups = [{"params": list(tail.parameters()), "first": rate}]
+    groups = [{"params": list(tail.parameters()), "lr": rate}]
     if fresh is not None:
         fresh = copy.deepcopy(fresh)
-        groups.append({"params": list(fresh.parameters()), "first": FRESH_RATE})
+        groups.append({"params": list(fresh.parameters()), "lr": FRESH_RATE})
         tail = nn.Sequential(fresh, tail)
     tail.to(device=device, memory_format=torch.channels_last)
     for what, one, other in (
@@ -161,50 +159,22 @@ def fine_tune(
         raise InputError(f"{len(features)} training images; fine-tuning needs 2 or more.")
     hits = [_hits(tail, test_features, test_labels, device)]
     train_before = _accuracy(tail, features, labels, device)
-    optimizer = torch.optim.Adam(groups, lr=rate)
-    # Batch norm must not meet a batch of one image: sizes differ by one at most, from 2 up.
-    per_epoch = min(math.ceil(len(features) / batch), len(features) // 2)
-    devices = [torch.device(device)] if torch.device(device).type == "cuda" else []
+    optimizer = torch.optim.Adam(groups)
     history = []
-    for epoch in range(epochs):
-        share = FALL ** (epoch / max(1, epochs - 1))
-        for group in optimizer.param_groups:
-            group["lr"] = group["first"] * share
-        tail.train()
-        loss_sum, right = (torch.zeros((), device=device) for _ in range(2))
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(seed * 100_003 + epoch)
-            order = torch.randperm(len(features))
-            for number, chosen in enumerate(order.tensor_split(per_epoch)):
-                answers = labels[chosen].to(device)
-                with autocast(device):
-                    logits = tail(_batch(features[chosen], device))
-                logits = logits.float()
-                loss = F.cross_entropy(logits, answers)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                loss_sum += loss.detach() * len(chosen)
-                right += (logits.detach().argmax(1) == answers).sum()
-                if progress is not None:
-                    done = epoch * per_epoch + number + 1
-                    progress(done, per_epoch * epochs, f"epoch {epoch + 1} of {epochs}")
-        loss = float(loss_sum) / len(features)
-        if not math.isfinite(loss):
-            raise InputError(
-                f"fine-tuning diverged in epoch {epoch + 1}: the loss is {loss}. Lower the rate, "
-                f"{rate}."
-            )
+    for row in learn(
+        tail,
+        lambda chosen: _batch(features[chosen], device),
+        labels,
+        optimizer,
+        lambda step, steps: FALL ** (step * epochs // steps / max(1, epochs - 1)),
+        epochs=epochs,
+        batch=batch,
+        seed=seed,
+        device=device,
+        progress=progress,
+    ):
         hits.append(_hits(tail, test_features, test_labels, device))
-        history.append(
-            {
-                "epoch": epoch + 1,
-                "rate": rate * share,
-                "loss": loss,
-                "accuracy": float(right) / len(features),
-                "test_accuracy": float(hits[-1].double().mean()),
-            }
-        )
+        history.append(row | {"test_accuracy": float(hits[-1].double().mean())})
     train_after = _accuracy(tail, features, labels, device)
     tail.eval().cpu()
     return tail, Refinement(history, torch.stack(hits), (train_before, train_after))

@@ -1,11 +1,12 @@
 """Progress bars with the time left, where a person can see them."""
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from tqdm import tqdm
+
+from . import environment
 
 
 @contextmanager
@@ -17,7 +18,7 @@ def bar(title: str) -> Iterator[Callable[[int, int, str], None]]:
     cannot be opened, standard error serves: no work stops for want of a bar.
     """
     stream = sys.stderr
-    if named := os.environ.get("KC_PROGRESS"):
+    if named := environment.progress_file():
         with suppress(OSError):
             stream = open(named, "a")
     line = tqdm(desc=title, file=stream, unit="step", mininterval=1.0, leave=False, disable=None)

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from . import archives, creatures, datasets
-from .datasets import ImageSet
-from .errors import choose
+from ..errors import choose
+from ..images import archives, creatures, datasets
+from ..images.datasets import ImageSet
+from . import code, environment
 from .profiles import Data
-from .store import code_digest
 
 SPLITS = ("train", "test")
 _PACK_SIZE = 112  # pixels; larger images come from the original archive
@@ -33,7 +33,7 @@ def images(data: Data, split: str, size: int, *, hide=(), progress=None) -> Imag
 
     Parameters
     ----------
-    data : kclib.profiles.Data
+    data : kclib.book.profiles.Data
     split : {"train", "test"}
     size : int
     hide : sequence of str
@@ -52,8 +52,7 @@ def images(data: Data, split: str, size: int, *, hide=(), progress=None) -> Imag
         return creatures.render(count, classes=data.classes, size=size, split=split, hide=hide)
     names = data.name.split("+")
     sets = {_PUBLISHED[name].shows: _published(name, split, size, progress) for name in names}
-    found = datasets.mixture(sets) if len(sets) > 1 else next(iter(sets.values()))
-    return found.subset(range(min(count, len(found)))) if count else found
+    return _assembled(sets, count)
 
 
 def key(data: Data, split: str, size: int, *, hide=()) -> dict:
@@ -62,25 +61,34 @@ def key(data: Data, split: str, size: int, *, hide=()) -> dict:
     content = {"name": data.name, "split": split, "size": size, "count": getattr(data, split)}
     if data.name == "creatures":
         hidden = {"hide": " ".join(hide)} if hide else {}
-        return content | {"classes": data.classes, "code": code_digest("creatures")} | hidden
-    code = code_digest("datasets")
+        drawn = code.digest("images.creatures", "render")
+        return content | {"classes": data.classes, "code": drawn} | hidden
+    used = [code.digest("book.sources", "_assembled")]
     for name in data.name.split("+"):
         if _has_pack(name, split, size):
             content[name] = datasets.PACKS[_pack(name, split)]
+            used.append(code.digest("images.datasets", "load_pack"))
         else:
             content[name] = " ".join(archive.sha256 for archive in _PUBLISHED[name].archives)
-            code = code_digest("archives")
-    return content | {"code": code}
+            used.append(code.digest("images.archives", _PUBLISHED[name].load.__name__))
+    return content | {"code": " ".join(dict.fromkeys(used))}
+
+
+def _assembled(sets: dict[str, ImageSet], count: int) -> ImageSet:
+    """Put published sets together, and keep the first ``count`` images; 0 keeps all."""
+    found = datasets.mixture(sets) if len(sets) > 1 else next(iter(sets.values()))
+    return found.subset(range(min(count, len(found)))) if count else found
 
 
 def _published(name: str, split: str, size: int, progress) -> ImageSet:
+    folder = environment.data_folder()
     if _has_pack(name, split, size):
-        return datasets.load_pack(_pack(name, split), size)
-    return _PUBLISHED[name].load(datasets.data_folder(), split, size, progress=progress)
+        return datasets.load_pack(_pack(name, split), size, folder)
+    return _PUBLISHED[name].load(folder, split, size, progress=progress)
 
 
 def _has_pack(name: str, split: str, size: int) -> bool:
-    return size <= _PACK_SIZE and (datasets.data_folder() / _pack(name, split)).exists()
+    return size <= _PACK_SIZE and (environment.data_folder() / _pack(name, split)).exists()
 
 
 def _pack(name: str, split: str) -> str:

@@ -2,59 +2,30 @@
 
 import csv
 import io
-import json
 import platform
 import resource
 import sys
+from collections.abc import Iterable
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from .atomic import replace_file
-from .errors import InputError
+from ..atomic import replace_file
+from ..errors import InputError
+from . import code
+from .claims import Outcome
+from .environment import RECORDED
+from .plans import Plan
 
-#: The folder of recorded results, beside the package in the repository.
-FOLDER = Path(__file__).parent.parent / "results"
 Cell = str | int | float | bool | None
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-
-class Claim(_Strict):
-    """One claim of the paper, tested.
-
-    Attributes
-    ----------
-    id : str
-        Stable name, e.g. ``"table1-depth"``.
-    statement, where : str
-        What is claimed, and in which table or figure.
-    test : str
-        What is computed and when the claim holds, fixed before looking.
-    paper : str
-        The paper's numbers, or what it shows.
-    found : str
-        The numbers of this run.
-    verdict : str
-        ``"holds"``, ``"partly"``, ``"fails"`` or ``"not testable"``.
-    depends : str
-        What the verdict depends on, or why there is none.
-    """
-
-    id: str
-    statement: str
-    where: str
-    test: str
-    paper: str
-    found: str
-    verdict: Literal["holds", "partly", "fails", "not testable"]
-    depends: str = ""
 
 
 class Provenance(_Strict):
@@ -86,7 +57,7 @@ class Result(_Strict):
     profile: str
     provenance: Provenance
     rows: list[dict[str, Cell]] = Field(min_length=1)
-    claims: list[Claim]
+    claims: list[Outcome]
 
     @model_validator(mode="after")
     def _one_profile(self):
@@ -148,13 +119,66 @@ def read(path: Path) -> Result:
 
 def recorded(artefact: str, profile: str) -> Result | None:
     """Return the committed result of a notebook under a profile, if there is one."""
-    path = FOLDER / profile / f"{artefact}.json"
+    path = RECORDED / profile / f"{artefact}.json"
     return read(path) if path.exists() else None
 
 
-def paper(artefact: str) -> dict:
-    """Return the paper's numbers for an artefact; empty if the article at hand has none."""
-    return json.loads((FOLDER / "paper.json").read_text()).get(artefact, {})
+def provenance(
+    parameters: dict,
+    *,
+    seeds: Iterable[int],
+    networks: dict[str, tuple[Plan, dict]],
+    fits: dict[str, tuple[dict, bool]],
+    device: str,
+    seconds: float,
+) -> Provenance:
+    """Return how a result came about.
+
+    Parameters
+    ----------
+    parameters : dict
+        Of the run.
+    seeds : iterable of int
+    networks : dict
+        From the name of each network that was used to its plan and its record in the store.
+    fits : dict
+        `kclib.book.making.Workshop.fits`.
+    device : str
+        What computed.
+    seconds : float
+        That the run took.
+    """
+    data, used = [], {}
+    for name, (plan, record) in sorted(networks.items()):
+        for split in ("train", "test"):
+            origin = plan.needs[split].settings["origin"]
+            data += [origin] if origin not in data else []
+        used[name] = {
+            "key": plan.key,
+            "test_accuracy": record["test_accuracy"],
+            "train_accuracy": record["train_accuracy"],
+            "parameters": record["parameters"],
+            "epochs": len(record["history"]),
+            "seconds": round(sum(epoch["seconds"] for epoch in record["history"]), 1),
+        }
+    joint = [record for record, found in fits.values() if record.get("joint") and not found]
+    return Provenance(
+        parameters={
+            name: ", ".join(map(str, value)) if isinstance(value, list) else value
+            for name, value in parameters.items()
+        },
+        seeds=sorted(set(seeds)),
+        data=data,
+        networks=used,
+        versions=versions(),
+        hardware=hardware(device),
+        code=code.digest("book.study", "Study"),
+        seconds=round(seconds + sum(had["seconds"] for had, found in fits.values() if found), 1),
+        joint_fits=len(joint),
+        joint_fit_seconds=round(sum(record["fit_seconds"] for record in joint), 1),
+        peak_memory=round(peak_memory(), 2),
+        date=datetime.now(UTC).date().isoformat(),
+    )
 
 
 def versions() -> dict[str, str]:

@@ -5,7 +5,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from .disentangler import Disentangler
+from ..disentangler import Disentangler
 
 #: Colours that colour-blind readers can tell apart (Okabe and Ito): paper, recorded, this run.
 PAPER, RECORDED, RUN = "#000000", "#E69F00", "#0072B2"

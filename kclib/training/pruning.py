@@ -3,7 +3,7 @@
 from torch import nn
 from torch.nn.utils import prune
 
-from .errors import InputError
+from ..errors import InputError
 
 
 def begin(network: nn.Module, ratio: float) -> None:

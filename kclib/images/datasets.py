@@ -1,13 +1,12 @@
 """Labelled images in memory, and the prepared packs of the paper's data sets.
 
 A pack is one ``.npz`` of JPEG files, cropped to the published bounding boxes; `load_pack` reads
-those in the folder named by the environment variable ``KC_DATA``. The original archives are read
-by :mod:`kclib.archives`, the embedded data set is drawn by :mod:`kclib.creatures`.
+those in a folder. The original archives are read
+by :mod:`kclib.images.archives`, the embedded data set is drawn by :mod:`kclib.images.creatures`.
 """
 
 import hashlib
 import io
-import os
 import zipfile
 import zlib
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .errors import InputError, choose
+from ..errors import InputError, choose
 
 #: sha256 of each known pack.
 PACKS = {
@@ -129,21 +128,7 @@ class ImageSet:
         return replace(self, digest=mark, **chosen)
 
 
-def data_folder() -> Path:
-    """Return the folder of packs and archives that the environment variable ``KC_DATA`` names."""
-    named = os.environ.get("KC_DATA")
-    if not named:
-        raise InputError(
-            "the environment variable KC_DATA is not set; it must name the folder that holds the "
-            f"packs ({', '.join(PACKS)}) or the original archives. Set it, or use a profile on the "
-            "embedded Creatures."
-        )
-    if not Path(named).is_dir():
-        raise InputError(f"KC_DATA names {named!r}, not a folder; name the one with the data.")
-    return Path(named)
-
-
-def load_pack(name: str, size: int, *, folder: Path | None = None, checksum: str | None = None):
+def load_pack(name: str, size: int, folder: Path, *, checksum: str | None = None) -> ImageSet:
     """Load one pack, its images squashed to ``size`` x ``size``.
 
     The images stand in the order of ``torchvision.datasets.ImageFolder`` (class folders sorted,
@@ -155,8 +140,8 @@ def load_pack(name: str, size: int, *, folder: Path | None = None, checksum: str
         The file's name, e.g. ``"cub200_train_112.npz"``.
     size : int
         Side in pixels, 16 to 512; bilinear with antialiasing, as the authors resize.
-    folder : Path, optional
-        Where the pack lies; ``KC_DATA`` by default.
+    folder : Path
+        Where the pack lies.
     checksum : str, optional
         Expected sha256; the known pack's own by default.
 
@@ -171,7 +156,7 @@ def load_pack(name: str, size: int, *, folder: Path | None = None, checksum: str
     """
     if not 16 <= size <= 512:
         raise InputError(f"size is {size} pixels; allowed: 16 to 512.")
-    path = (folder or data_folder()) / name
+    path = Path(folder) / name
     if checksum is None:
         checksum = PACKS[choose("pack", name, PACKS)]
     content = _verified(path, checksum)

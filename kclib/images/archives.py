@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..errors import InputError, choose
 from .datasets import ImageSet
-from .errors import InputError, choose
 
 
 @dataclass(frozen=True)

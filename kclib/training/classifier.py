@@ -2,7 +2,6 @@
 
 import json
 import math
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,8 +12,9 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch.nn import functional as F
 
-from .atomic import replace_file
-from .errors import InputError, choose
+from ..atomic import replace_file
+from ..errors import InputError, choose
+from .epochs import Loss, cross_entropy, learn
 
 #: Courses of the learning rate; see `Recipe`.
 SCHEDULES = ("log", "one-cycle")
@@ -118,21 +118,6 @@ def normalised(images: torch.Tensor) -> torch.Tensor:
     return ((images.float() - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
-def gains_from_bfloat16(device: torch.device | str) -> bool:
-    """Say whether the device multiplies bfloat16 matrices in hardware."""
-    device = torch.device(device)
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, probe, bool)() for probe in probes)
-
-
-def autocast(device: torch.device | str, *, enabled: bool = True) -> torch.autocast:
-    """Return bfloat16 autocast, switched on only where the machine gains from it."""
-    kind = torch.device(device).type
-    return torch.autocast(kind, torch.bfloat16, enabled=enabled and gains_from_bfloat16(device))
-
-
 def train(
     network: nn.Module,
     images: torch.Tensor,
@@ -141,7 +126,7 @@ def train(
     *,
     seed: int,
     device: torch.device | str = "cpu",
-    loss_of: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+    loss_of: Loss = cross_entropy,
     checkpoint: Path | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> list[dict]:
@@ -162,9 +147,9 @@ def train(
     seed : int
         0 or more.
     device : torch.device or str
-    loss_of : callable, optional
+    loss_of : callable
         Called as ``loss_of(batch, logits, labels)`` with the images that the network saw, float32
-        and normalised, its outputs and their labels; cross-entropy of the last two by default.
+        and normalised, its outputs and their labels.
     checkpoint : Path, optional
         File that holds the state after each epoch; training goes on from it if it is there.
     progress : callable, optional
@@ -173,8 +158,7 @@ def train(
     Returns
     -------
     list of dict
-        One an epoch: ``epoch``, ``loss``, ``accuracy`` (0 to 1, running, on training images) and
-        ``seconds``.
+        One an epoch; see `kclib.training.epochs.learn`.
 
     Raises
     ------
@@ -188,8 +172,8 @@ def train(
         raise InputError(f"{len(images)} images; training needs 2 or more.")
     if seed < 0:
         raise InputError(f"seed is {seed}; allowed: 0 or more.")
-    network.to(device=device, memory_format=torch.channels_last).train()
-    images, labels = images.to(device), labels.to(device)
+    network.to(device=device, memory_format=torch.channels_last)
+    images = images.to(device)
     optimizer = torch.optim.SGD(
         network.parameters(),
         lr=recipe.rate,
@@ -199,55 +183,26 @@ def train(
     )
     origin = {"recipe": asdict(recipe), "seed": seed}
     history = _resume(network, optimizer, origin, checkpoint) if checkpoint is not None else []
-    # Batch norm must not meet a batch of one image: sizes differ by one at most, from 2 up.
-    per_epoch = min(math.ceil(len(images) / recipe.batch), len(images) // 2)
-    steps = per_epoch * recipe.epochs
-    devices = [torch.device(device)] if torch.device(device).type == "cuda" else []
-    for epoch in range(len(history), recipe.epochs):
-        began = time.perf_counter()
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(seed * 100_003 + epoch)
-            order = torch.randperm(len(images)).to(device)
-            loss_sum = torch.zeros((), device=device)
-            hits = torch.zeros((), device=device)
-            for number, chosen in enumerate(order.tensor_split(per_epoch)):
-                step = epoch * per_epoch + number
-                for group in optimizer.param_groups:
-                    group["lr"] = learning_rate(recipe, step, steps)
-                batch = images[chosen]
-                if recipe.augment:
-                    batch = _augmented(batch)
-                batch = normalised(batch)
-                with autocast(device):
-                    logits = network(batch)
-                logits = logits.float()
-                if step == 0:
-                    _check_labels(labels, logits.shape[1])
-                if loss_of is None:
-                    loss = F.cross_entropy(logits, labels[chosen])
-                else:
-                    loss = loss_of(batch, logits, labels[chosen])
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                loss_sum += loss.detach() * len(chosen)
-                hits += (logits.detach().argmax(1) == labels[chosen]).sum()
-                if progress is not None:
-                    progress(step + 1, steps, f"epoch {epoch + 1} of {recipe.epochs}")
-        loss = float(loss_sum) / len(images)
-        if not math.isfinite(loss):
-            raise InputError(
-                f"training diverged in epoch {epoch + 1}: the loss is {loss}. Lower the recipe's "
-                f"rate, {recipe.rate}."
-            )
-        history.append(
-            {
-                "epoch": epoch + 1,
-                "loss": loss,
-                "accuracy": float(hits) / len(images),
-                "seconds": round(time.perf_counter() - began, 2),
-            }
-        )
+
+    def take(chosen: torch.Tensor) -> torch.Tensor:
+        batch = images[chosen.to(device)]
+        return normalised(_augmented(batch) if recipe.augment else batch)
+
+    for row in learn(
+        network,
+        take,
+        labels,
+        optimizer,
+        lambda step, steps: learning_rate(recipe, step, steps) / recipe.rate,
+        epochs=recipe.epochs,
+        batch=recipe.batch,
+        seed=seed,
+        device=device,
+        loss_of=loss_of,
+        begun=len(history),
+        progress=progress,
+    ):
+        history.append(row)
         if checkpoint is not None:
             _save(network, optimizer, origin, history, checkpoint)
     network.eval()
@@ -282,15 +237,6 @@ def _augmented(batch: torch.Tensor) -> torch.Tensor:
     image = torch.arange(count, device=batch.device)[:, None, None]
     picked = padded.permute(0, 2, 3, 1)[image, rows[:, :, None], columns[:, None, :]]
     return picked.permute(0, 3, 1, 2)  # (N, 3, S, S)
-
-
-def _check_labels(labels: torch.Tensor, classes: int) -> None:
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= classes:
-        raise InputError(
-            f"labels reach from {low} to {high}; allowed: 0 to {classes - 1}, "
-            "the network's classes."
-        )
 
 
 def _save(network, optimizer, origin, history, checkpoint: Path) -> None:
@@ -330,10 +276,3 @@ def _resume(network, optimizer, origin, checkpoint: Path) -> list[dict]:
                 memory_format=torch.preserve_format
             )
     return history
-
-
-def recipe_from(settings: dict) -> Recipe:
-    """Return a named recipe with single fields changed: ``{"recipe": "strong", "epochs": 12}``."""
-    settings = dict(settings)
-    base = asdict(RECIPES[settings.pop("recipe")])
-    return Recipe(**base | settings)

@@ -1,0 +1,121 @@
+"""From outcomes to verdicts: every rule by which a claim is judged, once.
+
+A rule takes what a test found and says ``"holds"``, ``"partly"`` or ``"fails"``. Where a test found
+nothing, because this book lacks what it needs, every claim is ``"not testable"``.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from ..errors import choose
+
+VERDICTS = ("holds", "partly", "fails", "not testable")
+
+
+def sign(low: float, high: float, level: float = 0.0) -> int:
+    """Say if an interval lies above a level (1), below it (-1) or across it (0).
+
+    Examples
+    --------
+    >>> sign(0.2, 0.5), sign(-0.1, 0.5), sign(-0.3, -0.1)
+    (1, 0, -1)
+    """
+    return 1 if low > level else -1 if high < level else 0
+
+
+def apart(lower: Sequence[float], higher: Sequence[float]) -> int:
+    """Say if the second interval (low, high) lies above the first (1), below (-1) or neither (0).
+
+    Examples
+    --------
+    >>> apart((0.1, 0.2), (0.3, 0.4)), apart((0.1, 0.3), (0.2, 0.4))
+    (1, 0)
+    """
+    return 1 if higher[0] > lower[1] else -1 if higher[1] < lower[0] else 0
+
+
+class Rule(NamedTuple):
+    """A rule, and the sentence that explains it to a reader."""
+
+    judge: Callable[[Sequence[float], Sequence[float]], str]
+    explained: str
+
+
+def _each(outcomes, _levels) -> str:
+    met = [outcome > 0 for outcome in outcomes]
+    return "holds" if all(met) else "partly" if any(met) else "fails"
+
+
+def _every(outcomes, _levels) -> str:
+    return "holds" if all(outcome > 0 for outcome in outcomes) else "fails"
+
+
+def _steps(outcomes, _levels) -> str:
+    needed, *further = outcomes
+    return "fails" if needed <= 0 else "holds" if all(o > 0 for o in further) else "partly"
+
+
+def _reaches(outcomes, levels) -> str:
+    full, half = levels
+    if full > half:
+        worst = min(outcomes)
+        return "holds" if worst >= full else "partly" if worst >= half else "fails"
+    worst = max(outcomes)
+    return "holds" if worst <= full else "partly" if worst <= half else "fails"
+
+
+RULES = {
+    "each": Rule(
+        _each,
+        "The test is made several times, for layers, networks or conditions. The claim *holds* if "
+        "it is met each time, *fails* if it is never met, and is found *partly* if it is met "
+        "sometimes, also where the opposite is found at other times.",
+    ),
+    "every": Rule(
+        _every,
+        "The claim *holds* if the test is met each time that it is made, and *fails* otherwise.",
+    ),
+    "steps": Rule(
+        _steps,
+        "The test has a first part and a further one. The claim *fails* if the first is not met, "
+        "is found *partly* if only the first is, and *holds* if both are.",
+    ),
+    "reaches": Rule(
+        _reaches,
+        "The test gives a number, of several the least favourable. The claim *holds* if it reaches "
+        "the level that the test states, is found *partly* if it reaches the second one, and "
+        "*fails* otherwise.",
+    ),
+}
+
+
+def verdict(rule: str, outcomes: Sequence[float | bool], levels: Sequence[float] = ()) -> str:
+    """Judge what a test found.
+
+    Parameters
+    ----------
+    rule : str
+        One of `RULES`.
+    outcomes : sequence of float or bool
+        By ``"each"``, ``"every"`` and ``"steps"``, above 0 where the test is met; below 0 where the
+        opposite is found. By ``"reaches"``, the numbers. None at all: nothing could be tested.
+    levels : sequence of float
+        For ``"reaches"``: the level that holds, and the one that holds partly; if the first is
+        the smaller one, small numbers are meant.
+
+    Returns
+    -------
+    str
+        One of `VERDICTS`.
+
+    Examples
+    --------
+    >>> verdict("each", [1, 0, -1]), verdict("every", [True, False]), verdict("steps", [1, 0])
+    ('partly', 'fails', 'partly')
+    >>> verdict("reaches", [0.95, 0.7], [0.9, 0.5]), verdict("reaches", [-0.95], [-0.9, -0.5])
+    ('partly', 'holds')
+    >>> verdict("each", [])
+    'not testable'
+    """
+    judge = RULES[choose("rule", rule, RULES)].judge
+    return judge(outcomes, levels) if len(outcomes) else "not testable"

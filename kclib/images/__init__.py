@@ -1,0 +1,1 @@
+"""What networks see: drawn Creatures, published photographs, and the animals' parts in them."""
