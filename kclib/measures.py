@@ -294,3 +294,52 @@ def quantiles(values: torch.Tensor, level: float) -> tuple[float, float]:
     ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     low, high = values.quantile(ends).tolist()
     return low, high
+
+
+def over_networks(draws: torch.Tensor, seed: int) -> torch.Tensor:
+    """Resample pairs of networks too, where each row holds one pair's number on resampled images.
+
+    Column by column the pairs are drawn with replacement and averaged. The mean of P drawn pairs
+    spreads less than that of P new ones would, by (P - 1) / P; that is made up for. One pair alone
+    says nothing about others: its row is returned as it is.
+
+    Parameters
+    ----------
+    draws : torch.Tensor
+        float64, shape (P, R): P pairs, measured on the same R resamples of the images.
+    seed : int
+
+    Returns
+    -------
+    torch.Tensor
+        float64, shape (R,): the mean over pairs, both networks and images resampled.
+    """
+    pairs, resamples = draws.shape
+    if pairs == 1:
+        return draws[0]
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(pairs, (pairs, resamples), generator=generator)
+    centre = draws.mean(0)
+    return centre + (draws.gather(0, drawn).mean(0) - centre) * (pairs / (pairs - 1)) ** 0.5
+
+
+def share_of_networks(draws: torch.Tensor, seed: int) -> float:
+    """Return which share of the spread of a mean over pairs comes from the choice of networks.
+
+    The rest comes from the choice of images. Each variance is that of the mean when only the
+    networks, or only the images, are resampled.
+
+    Parameters
+    ----------
+    draws : torch.Tensor
+        As for `over_networks`, P 2 or more.
+    seed : int
+
+    Returns
+    -------
+    float
+        0 (networks do not differ) to 1 (images do not).
+    """
+    of_images = draws.mean(0).var()
+    of_networks = over_networks(draws.mean(1, keepdim=True).expand_as(draws), seed).var()
+    return float(of_networks / (of_networks + of_images))

@@ -11,9 +11,11 @@ from kclib.measures import (
     Moments,
     bootstrap_weights,
     neighbour_products,
+    over_networks,
     quantiles,
     rank_correlation,
     ratio_interval,
+    share_of_networks,
     supported_order,
     variance,
 )
@@ -255,3 +257,44 @@ def test_equal_values_share_their_rank_and_a_constant_has_no_order():
         0.9486833
     )  # by hand: 4.5 / 22.5**.5
     assert float(rank_correlation(one, torch.ones(4))) == 0
+
+
+# --- networks and images ------------------------------------------------------------------------
+
+
+def drawn(pairs, of_networks, of_images, resamples=4000, seed=0):
+    """Numbers of pairs that differ by a known deviation, on images that do too."""
+    noise = torch.Generator().manual_seed(seed)
+    between = of_networks * torch.randn(pairs, 1, generator=noise, dtype=torch.float64)
+    return between + of_images * torch.randn(1, resamples, generator=noise, dtype=torch.float64)
+
+
+def test_networks_that_do_not_differ_add_nothing():
+    draws = drawn(5, 0.0, 1.0)
+    torch.testing.assert_close(over_networks(draws, 0), draws[0])
+    assert share_of_networks(draws, 0) < 1e-20
+
+
+def test_images_that_do_not_differ_leave_the_spread_of_networks():
+    spreads = []
+    for seed in range(200):
+        draws = drawn(5, 1.0, 0.0, resamples=1000, seed=seed)
+        spreads.append(over_networks(draws, seed).var())
+        assert share_of_networks(draws, seed) == pytest.approx(1)
+    # The mean of five networks of variance 1 has the variance 1/5.
+    assert float(torch.stack(spreads).mean()) == pytest.approx(1 / 5, rel=0.15)
+
+
+def test_both_spreads_add_up():
+    totals, shares = [], []
+    for seed in range(200):
+        draws = drawn(5, 1.0, 0.5, resamples=1000, seed=seed)
+        totals.append(over_networks(draws, seed).var())
+        shares.append(share_of_networks(draws, seed))
+    assert float(torch.stack(totals).mean()) == pytest.approx(1 / 5 + 1 / 4, rel=0.15)
+    assert 0.2 < sum(shares) / len(shares) < 0.55
+
+
+def test_a_single_pair_has_the_interval_over_images():
+    draws = drawn(1, 1.0, 1.0)
+    assert torch.equal(over_networks(draws, 3), draws[0])

@@ -84,7 +84,7 @@ def copy(tmp_path):
     """A folder with the Makefile, one notebook, one profile and no environment."""
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, tmp_path)
-    for name in ("notebooks/table.ipynb", "kclib/profiles/quick.yaml"):
+    for name in ("notebooks/table.ipynb", "kclib/book/profiles/quick.yaml"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).touch()
     return tmp_path
@@ -148,8 +148,9 @@ def test_package_holds_its_data_files():
     configured = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     packaged = {
         file
-        for pattern in configured["package-data"]["kclib"]
-        for file in (ROOT / "kclib").glob(pattern)
+        for package, patterns in configured["package-data"].items()
+        for pattern in patterns
+        for file in ROOT.joinpath(*package.split(".")).glob(pattern)
     }
     present = {
         file
@@ -157,6 +158,10 @@ def test_package_holds_its_data_files():
         if file.is_file() and file.suffix not in {".py", ".pyc"}
     }
     assert present and present == packaged
+    packages = {
+        ".".join(p.parent.relative_to(ROOT).parts) for p in ROOT.glob("kclib/**/__init__.py")
+    }
+    assert set(configured["packages"]) == packages
 
 
 def test_version_is_the_same_everywhere():
@@ -235,5 +240,7 @@ def test_clean_keeps_the_store(copy):
 def test_guide_for_contributors_lists_every_module():
     guide = (ROOT / "CONTRIBUTING.md").read_text()
     modules = guide.split("### Modules of kclib")[1].split("\n## ")[0]
-    listed = set(re.findall(r"^\| `(\w+)` \|", modules, re.M))
-    assert listed == {p.stem for p in (ROOT / "kclib").glob("*.py")} - {"__init__", "__main__"}
+    listed = re.findall(r"^\| `([\w.]+)` \|", modules, re.M)
+    files = [p.relative_to(ROOT / "kclib") for p in (ROOT / "kclib").rglob("*.py")]
+    present = {".".join(file.with_suffix("").parts) for file in files if "__" not in file.stem}
+    assert sorted(listed) == sorted(present)
