@@ -23,7 +23,8 @@ import torch
 import yaml
 from test_archives import annotation, cub, dogs, lines, photo, publish, scipy  # noqa: F401
 
-from kclib import archives, creatures, networks
+from kclib import networks
+from kclib.images import archives, creatures
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*sorted((ROOT / "book").glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
