@@ -97,12 +97,14 @@ bench: .venv/.installed ## time the fast solver against the authors' recipe, int
 	$(WITH_VENV) KC_RESULTS="$(CURDIR)/results/bench" python bench/solver.py --profile $(PROFILE) \
 	    --cap $(CAP) --seeds $(SEEDS) $(if $(PAIRS),--pairs $(PAIRS))
 
-lint: .venv/.installed ## check the style of code and notebooks
+lint: .venv/.installed ## check style, docstrings and types of code and notebooks
 	$(WITH_VENV) ruff check .
+	$(WITH_VENV) ruff format --check .
+	$(WITH_VENV) mypy
 
 clean: ## remove what was built (not .kc-store and .venv)
 	rm -rf book/_build book/_generated .snakemake build kclib.egg-info \
-	    .pytest_cache .ruff_cache .hypothesis
+	    .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . \( -path ./.venv -o -path ./.kc-store -o -path ./.git \) -prune -o \
 	    -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 	@echo "Kept: .kc-store with its trained networks (make clean-store removes it), and .venv."
