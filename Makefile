@@ -14,10 +14,12 @@ NOTEBOOKS := $(basename $(notdir $(wildcard notebooks/*.ipynb)))
 export OMP_NUM_THREADS := 1
 
 WITH_VENV := PATH="$(CURDIR)/.venv/bin:$$PATH"
-SNAKEMAKE  = $(WITH_VENV) snakemake --cores $(CORES) --rerun-incomplete --config
+# One run a folder, and none that a killed run keeps from beginning.
+ALONE     := python notebooks/alone.py
+SNAKEMAKE  = $(ALONE) snakemake --nolock --cores $(CORES) --rerun-incomplete
 # Within a budget, one job that fails does not keep the others from beginning.
-RECORD     = $(WITH_VENV) $(if $(BUDGET),python notebooks/budget.py $(BUDGET)) snakemake \
-             --cores $(CORES) --rerun-incomplete $(if $(BUDGET),--keep-going) --config
+RECORD     = $(if $(BUDGET),python notebooks/budget.py $(BUDGET)) $(SNAKEMAKE) \
+             $(if $(BUDGET),--keep-going)
 PYTEST     = $(WITH_VENV) pytest -n $(CORES) --dist loadfile
 
 .DEFAULT_GOAL := help
@@ -62,7 +64,7 @@ help: ## list these targets
 	@echo "  PYTHON=$(PYTHON)    the Python, 3.11.4 or newer, that .venv is made with"
 
 book: .venv/.installed ## run all notebooks in PROFILE and build the book from them
-	$(SNAKEMAKE) profile=$(PROFILE)
+	$(WITH_VENV) $(SNAKEMAKE) --config profile=$(PROFILE)
 	@echo "Done: open $(CURDIR)/book/_build/html/index.html in a browser."
 
 # Its files stay apart from the book's, which are those of the parameters' defaults.
@@ -74,17 +76,19 @@ notebook: .venv/.installed ## run one notebook, e.g. NAME=table1_instability PAR
 	@echo "Done: open $(CURDIR)/book/_build/runs/$(NAME).ipynb in Jupyter."
 
 record: .venv/.installed ## run all notebooks in PROFILE and write results/PROFILE (BUDGET=20m: what fits)
-	$(RECORD) profile=$(PROFILE) record=true
+	$(WITH_VENV) $(RECORD) --config profile=$(PROFILE) record=true
 
 # The tests have their own store, so that they start from what they make themselves. Paths are
 # absolute because a notebook's kernel works in the notebook's folder. The book comes before nbval:
-# it trains the networks that the notebooks share, in parallel.
+# it trains the networks that the notebooks share, in parallel. A run that it would meet there is
+# met first.
 test: export KC_STORE := $(CURDIR)/book/_build/test/store
 test: export KC_PROFILE := smoke
 test: export KC_DEVICE := cpu
 test: lint ## check style, code, the book's build (profile smoke) and the notebooks' outputs
+	@$(WITH_VENV) $(ALONE) true
 	$(PYTEST) tests
-	$(SNAKEMAKE) profile=smoke
+	$(WITH_VENV) $(SNAKEMAKE) --config profile=smoke
 	KC_RESULTS="$(CURDIR)/book/_build/test/results" KC_PROGRESS=/dev/null $(PYTEST) --timeout=0 \
 	    --nbval --nbval-current-env --nbval-cell-timeout=600 notebooks/*.ipynb
 
@@ -93,12 +97,14 @@ bench: .venv/.installed ## time the fast solver against the authors' recipe, int
 	$(WITH_VENV) KC_RESULTS="$(CURDIR)/results/bench" python bench/solver.py --profile $(PROFILE) \
 	    --cap $(CAP) --seeds $(SEEDS) $(if $(PAIRS),--pairs $(PAIRS))
 
-lint: .venv/.installed ## check the style of code and notebooks
+lint: .venv/.installed ## check style, docstrings and types of code and notebooks
 	$(WITH_VENV) ruff check .
+	$(WITH_VENV) ruff format --check .
+	$(WITH_VENV) mypy
 
 clean: ## remove what was built (not .kc-store and .venv)
 	rm -rf book/_build book/_generated .snakemake build kclib.egg-info \
-	    .pytest_cache .ruff_cache .hypothesis
+	    .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . \( -path ./.venv -o -path ./.kc-store -o -path ./.git \) -prune -o \
 	    -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 	@echo "Kept: .kc-store with its trained networks (make clean-store removes it), and .venv."

@@ -1,6 +1,7 @@
 """The errors that a user is meant to read."""
 
 import difflib
+from collections.abc import Iterable
 
 
 class InputError(ValueError):
@@ -22,7 +23,7 @@ class DegenerateFeatures(UserWarning):
     """Features from which the answer is not unique; a regularised one is given."""
 
 
-def choose(what: str, given, allowed):
+def choose(what: str, given: str, allowed: Iterable[str]) -> str:
     """Return ``given`` if it is one of ``allowed``; otherwise raise with the nearest spelling.
 
     Parameters

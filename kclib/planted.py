@@ -118,7 +118,9 @@ def _scaled(part: torch.Tensor, share: float) -> torch.Tensor:
     return part * (share / variance(part)) ** 0.5 if share else torch.zeros_like(part)
 
 
-def _checked(images, channels, side, rank, shares) -> tuple[float, float, float, float]:
+def _checked(
+    images: int, channels: int, side: int, rank: int, shares: tuple[float, ...]
+) -> tuple[float, float, float, float]:
     """Return the shares of orders 0, 1 and 2 and of the noise, or refuse what cannot be drawn."""
     for name, value, least in (("images", images, 2), ("channels", channels, 1), ("side", side, 1)):
         if value < least:

@@ -144,8 +144,10 @@ def test_every_import_is_a_declared_dependency():
         assert names & direct().keys(), f"{module} is imported, but not in pyproject.toml"
 
 
-def test_package_holds_its_data_files():
+def test_packages_hold_their_data_files():
     configured = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folders = {file.parent for file in (ROOT / "kclib").rglob("__init__.py")}
+    assert {ROOT / name.replace(".", "/") for name in configured["packages"]} == folders
     packaged = {
         file
         for package, patterns in configured["package-data"].items()
@@ -157,7 +159,7 @@ def test_package_holds_its_data_files():
         for file in (ROOT / "kclib").rglob("*")
         if file.is_file() and file.suffix not in {".py", ".pyc"}
     }
-    assert present and present == packaged
+    assert present == packaged and ROOT / "kclib" / "py.typed" in present
     packages = {
         ".".join(p.parent.relative_to(ROOT).parts) for p in ROOT.glob("kclib/**/__init__.py")
     }
@@ -171,8 +173,26 @@ def test_version_is_the_same_everywhere():
         for node in module.body
         if isinstance(node, ast.Assign) and node.targets[0].id == "__version__"
     )
-    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert PROJECT["version"] == version == citation["version"]
+    configured = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert PROJECT["dynamic"] == ["version"] and "version" not in PROJECT
+    assert configured["dynamic"] == {"version": {"attr": "kclib.__version__"}}
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == version
+    releases = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert [name for name in releases if name != "Unreleased"][0] == version
+
+
+def test_continuous_integration_runs_the_oldest_python_and_a_newer_one():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "book.yml").read_text())
+    pythons = workflow["jobs"]["test"]["strategy"]["matrix"]["python"]
+    oldest, *others = sorted(map(Version, pythons))
+    needed = PROJECT["requires-python"].removeprefix(">=")
+    assert str(oldest) == needed.rsplit(".", 1)[0] and others
+
+
+def test_what_runs_before_a_commit_are_targets_of_make():
+    configured = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    entries = [hook["entry"] for repo in configured["repos"] for hook in repo["hooks"]]
+    assert entries == ["make lint"]
 
 
 def test_citation_names_the_book_and_the_paper():
