@@ -124,8 +124,8 @@ artefacts: {}
         ("artefacts: {}", "artefacts: {fig: {conditions: [halfs]}}", "artefacts.fig.conditions"),
         (
             "artefacts: {}",
-            "artefacts: {fig: {networks: {net: [a]}, twice: [nett]}}",
-            "asked for twice",
+            "artefacts: {fig: {networks: {net: [a]}, pairs: {nett: 2}}}",
+            "whose pairs",
         ),
         ("artefacts: {}", "artefacts: {fig: {}}\nfit_epoch: 3", "fit_epoch"),
         ("artefacts: {}", "artefacts: {fig: {ratios: [0.5, 1.2]}}", "artefacts.fig.ratios"),

@@ -3,10 +3,11 @@
 import sys
 import time
 from datetime import date
+from pathlib import Path
 
 import pytest
 import torch
-from made_up import a_claim, a_result
+from made_up import a_result
 
 from kclib import __main__ as command_line
 from kclib import networks, solver
@@ -216,12 +217,34 @@ def test_a_network_s_place_depends_on_its_profile():
 # What is recorded
 
 
+def recorded(made) -> Path:
+    """Record what no notebook computed, with an outcome for each claim of the artefact."""
+    made.outcomes.clear()
+    made.claim("fig2-exact", [True, True], "0 and 0")
+    made.claim("fig2-shuffle", [True, False], "0 and 1")
+    return made.record([{"value": 1.5}])
+
+
+def test_nothing_is_recorded_with_a_claim_left_out(first):
+    made, *_ = first
+    made.outcomes.clear()
+    made.claim("fig2-exact", [True], "0")
+    with pytest.raises(InputError, match="claims without an outcome: fig2-shuffle"):
+        made.record([{"value": 1.5}])
+    with pytest.raises(InputError, match="Did you mean 'fig2-exact'"):
+        made.claim("fig2-exakt", [True], "0")
+
+
 def test_a_record_has_its_whole_provenance(first, folders):
     made, (a, b), _ = first
-    path = made.record([{"value": 1.5}], [records.Claim(**a_claim())], arrays=None)
+    path = recorded(made)
     assert path == folders / "KC_RESULTS" / "smoke" / "fig2_disentangler.json"
     result = records.read(path)
-    assert result.rows == [{"value": 1.5}] and result.claims == [records.Claim(**a_claim())]
+    assert result.rows == [{"value": 1.5}]
+    assert [(c.id, c.verdict) for c in result.claims] == [
+        ("fig2-exact", "holds"),
+        ("fig2-shuffle", "partly"),
+    ]
     had = result.provenance
     assert had.parameters == {"profile": "smoke", "seed": 0, "order": 1, "channels": 4}
     assert had.seeds == [0, 5]
@@ -329,11 +352,11 @@ def test_networks_needed_once_stand_beside_pairs_or_alone():
     assert members(**paired, once={"vgg16": ("conv5_3",)}) == ["vgg16_all_3", "vgg16_all_8"]
 
 
-def test_of_networks_asked_for_twice_a_second_pair_follows_all_first_ones():
+def test_where_a_network_has_more_pairs_they_follow_all_first_ones():
     made = begin(seed=3)
     taps = {"vgg16": ("conv4_3",), "resnet18": ("layer3",)}
     made.needs = profiles.Artefact(
-        networks=taps, conditions={"initialisations": 1}, twice=("vgg16",)
+        networks=taps, conditions={"initialisations": 1}, pairs={"vgg16": 2}
     )
     pairs = [(a.name, a.seed, b.seed) for _, (a, b) in made.pairs()]
     assert pairs == [("vgg16", 3, 8), ("resnet18", 3, 8), ("vgg16", 4, 9)]
@@ -410,7 +433,7 @@ def test_of_a_pair_only_the_first_is_born_again_and_pruned():
 def test_a_list_of_parameters_is_recorded_as_text():
     made = begin(ratios=[0.5, 0.9])
     made.network(Member("vgg16", 0))
-    result = records.read(made.record([{"value": 1.5}], []))
+    result = records.read(recorded(made))
     assert result.provenance.parameters["ratios"] == "0.5, 0.9"
 
 
@@ -489,7 +512,7 @@ def test_a_fit_that_was_in_the_store_counts_with_the_time_that_it_took(refining)
     for _ in range(2):  # a fit counts once
         later.compare(a, b, "conv4_3", **OPTIONS)
     later._began = time.perf_counter()  # so that little else counts
-    seconds = records.read(later.record([{"value": 1.0}], [])).provenance.seconds
+    seconds = records.read(recorded(later)).provenance.seconds
     assert took <= seconds < took + 1
     assert took > 0
 

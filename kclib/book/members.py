@@ -108,15 +108,16 @@ def pair(name: str, condition: str, seed: int) -> tuple[Member, Member]:
 def pairs(needs: profiles.Artefact, seed: int) -> list[tuple[str, tuple[Member, Member]]]:
     """Return the pairs of networks that an artefact compares, each with its condition.
 
-    The first pairs of all conditions and networks come first, then the second pairs, if the profile
-    asks for more than one.
+    The first pairs of all conditions and networks come first, then the second pairs, and so on, as
+    many as the profile asks for.
     """
+    most = max([0, *needs.conditions.values(), *needs.pairs.values()])
     return [
         (condition, pair(name, condition, seed + number))
-        for number in range(max(needs.conditions.values(), default=0) + 1)
+        for number in range(most)
         for condition, count in needs.conditions.items()
         for name in needs.networks
-        if number < count + (name in needs.twice)
+        if number < needs.pairs.get(name, count)
     ]
 
 

@@ -68,8 +68,8 @@ class Artefact(_Strict):
     conditions: dict[Literal[CONDITIONS], int] = Field(
         default={}, description="from condition to the number of pairs; none: each network once"
     )
-    twice: tuple[str, ...] = Field(
-        default=(), description="networks of which one more pair is compared in each condition"
+    pairs: dict[str, Annotated[int, Field(ge=1)]] = Field(
+        default={}, description="pairs of single networks, in each condition, if not as many"
     )
     once: dict[str, tuple[str, ...]] = Field(
         default={}, description="as networks, for those that are needed once beside the pairs"
@@ -145,6 +145,6 @@ def parse(text: str, name: str) -> Profile:
     for artefact, needs in profile.artefacts.items():
         for network in (*needs.networks, *needs.once):
             choose(f"network (asked for by {artefact})", network, profile.networks)
-        for network in needs.twice:
-            choose(f"network (asked for twice by {artefact})", network, needs.networks)
+        for network in needs.pairs:
+            choose(f"network (whose pairs {artefact} counts)", network, needs.networks)
     return profile

@@ -1,6 +1,5 @@
 """The smoke book's numbers are the recorded ones, field by field; `make test` builds it first."""
 
-from pathlib import Path
 
 import pytest
 import yaml
