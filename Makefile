@@ -87,7 +87,7 @@ test: export KC_PROFILE := smoke
 test: export KC_DEVICE := cpu
 test: lint ## check style, code, the book's build (profile smoke) and the notebooks' outputs
 	@$(WITH_VENV) $(ALONE) true
-	$(PYTEST) tests
+	$(PYTEST) tests kclib
 	$(WITH_VENV) $(SNAKEMAKE) --config profile=smoke
 	KC_RESULTS="$(CURDIR)/book/_build/test/results" KC_PROGRESS=/dev/null $(PYTEST) --timeout=0 \
 	    --nbval --nbval-current-env --nbval-cell-timeout=600 notebooks/*.ipynb

@@ -11,7 +11,16 @@ from .errors import StoreError
 
 
 def write_synced(path: Path, content: bytes) -> None:
-    """Write a file and wait until it is on the disk."""
+    """Write a file and wait until it is on the disk.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     write_synced(Path(folder) / "a.txt", b"whole")
+    ...     (Path(folder) / "a.txt").read_bytes()
+    b'whole'
+    """
     with open(path, "wb") as file:
         file.write(content)
         file.flush()
@@ -25,6 +34,15 @@ def replace_file(path: Path, content: bytes) -> None:
     ------
     StoreError
         If the disk is full or writing is not allowed; the old file is kept.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     replace_file(Path(folder) / "new" / "a.txt", b"first")
+    ...     replace_file(Path(folder) / "new" / "a.txt", b"second")
+    ...     (Path(folder) / "new" / "a.txt").read_bytes()
+    b'second'
     """
     with whole_file(path) as file:
         file.write(content)
@@ -38,6 +56,17 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     ------
     StoreError
         As `replace_file`.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     with whole_file(Path(folder) / "a.txt") as file:
+    ...         size = file.write(b"in parts, ")
+    ...         (Path(folder) / "a.txt").exists()
+    ...     (Path(folder) / "a.txt").exists()
+    False
+    True
     """
     with readable_failure(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +83,16 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def readable_failure(place: Path):
-    """Turn the operating system's refusals to write into a `StoreError`."""
+    """Turn the operating system's refusals to write into a `StoreError`.
+
+    Examples
+    --------
+    >>> with readable_failure(Path("/results")):
+    ...     raise OSError(errno.ENOSPC, "No space left on device")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    kclib.errors.StoreError: cannot write under /results: the disk is full; free some space...
+    """
     try:
         yield
     except OSError as error:

@@ -25,6 +25,13 @@ def declare_missing_operators() -> bool:
     -------
     bool
         True if schemas had to be declared.
+
+    Examples
+    --------
+    Once is enough, and `import kclib` does it:
+
+    >>> declare_missing_operators() == declare_missing_operators()
+    True
     """
     global _library
     spec = importlib.util.find_spec("torchvision")

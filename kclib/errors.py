@@ -9,6 +9,13 @@ class InputError(ValueError):
 
     IPython asks an exception for its own traceback through ``_render_traceback_``; showing the
     message alone keeps a misspelt parameter from filling a notebook with frames of the library.
+
+    Examples
+    --------
+    >>> raise InputError("size is 8 pixels; allowed: 16 to 512.")
+    Traceback (most recent call last):
+        ...
+    kclib.errors.InputError: size is 8 pixels; allowed: 16 to 512.
     """
 
     def _render_traceback_(self) -> list[str]:
@@ -16,11 +23,33 @@ class InputError(ValueError):
 
 
 class StoreError(InputError):
-    """The store cannot be read or written: full disk, no permission, damaged file."""
+    """The store cannot be read or written: full disk, no permission, damaged file.
+
+    Examples
+    --------
+    >>> try:
+    ...     raise StoreError("the disk is full; free some space.")
+    ... except InputError as error:
+    ...     print(error)
+    the disk is full; free some space.
+    """
 
 
 class DegenerateFeatures(UserWarning):
-    """Features from which the answer is not unique; a regularised one is given."""
+    """Features from which the answer is not unique; a regularised one is given.
+
+    Examples
+    --------
+    To stop instead:
+
+    >>> import warnings
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("error", DegenerateFeatures)
+    ...     warnings.warn("a ridge chooses among the weights", DegenerateFeatures)
+    Traceback (most recent call last):
+        ...
+    kclib.errors.DegenerateFeatures: a ridge chooses among the weights
+    """
 
 
 def choose(what: str, given: str, allowed: Iterable[str]) -> str:
@@ -39,6 +68,15 @@ def choose(what: str, given: str, allowed: Iterable[str]) -> str:
     ------
     InputError
         If ``given`` is not among ``allowed``.
+
+    Examples
+    --------
+    >>> choose("norm", "image", ["image", "dataset"])
+    'image'
+    >>> choose("norm", "imgae", ["image", "dataset"])  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    kclib.errors.InputError: there is no norm 'imgae'. Did you mean 'image'? Allowed: image, ...
     """
     allowed = list(allowed)
     if given in allowed:

@@ -22,6 +22,14 @@ class Planted:
         Shape (N, C, H, W).
     parts : torch.Tensor
         Shape (4, N, C, H, W): orders 0, 1 and 2, then noise; uncorrelated but for sampling.
+
+    Examples
+    --------
+    >>> found = planted(10, 4, 3, rank=2, shares=(0.5,), seed=0)
+    >>> found.x.shape, found.parts.shape
+    (torch.Size([10, 4, 3, 3]), torch.Size([4, 10, 4, 3, 3]))
+    >>> found.target.equal(found.parts.sum(0))
+    True
     """
 
     x: torch.Tensor
@@ -80,6 +88,12 @@ def planted(
     ------
     InputError
         If an argument is out of its range.
+
+    Examples
+    --------
+    >>> found = planted(300, 24, 5, rank=12, shares=(0.3, 0.5), seed=0)
+    >>> [round(share, 1) for share in found.shares]
+    [0.3, 0.5, 0.0, 0.2]
     """
     shares = _checked(images, channels, side, rank, shares)
     generator = torch.Generator().manual_seed(seed)

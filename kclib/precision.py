@@ -4,7 +4,13 @@ import torch
 
 
 def gains_from_bfloat16(device: torch.device | str) -> bool:
-    """Say whether the device multiplies bfloat16 matrices in hardware."""
+    """Say whether the device multiplies bfloat16 matrices in hardware.
+
+    Examples
+    --------
+    >>> type(gains_from_bfloat16("cpu"))
+    <class 'bool'>
+    """
     device = torch.device(device)
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
@@ -13,6 +19,13 @@ def gains_from_bfloat16(device: torch.device | str) -> bool:
 
 
 def autocast(device: torch.device | str, *, enabled: bool = True) -> torch.autocast:
-    """Return bfloat16 autocast, switched on only where the machine gains from it."""
+    """Return bfloat16 autocast, switched on only where the machine gains from it.
+
+    Examples
+    --------
+    >>> with autocast("cpu", enabled=False):
+    ...     (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
+    torch.float32
+    """
     kind = torch.device(device).type
     return torch.autocast(kind, torch.bfloat16, enabled=enabled and gains_from_bfloat16(device))

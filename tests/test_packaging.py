@@ -21,6 +21,16 @@ ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 #: Where conda-forge's name differs from pip's.
 CONDA_NAMES = {"pytorch": "torch"}
+#: The command line, and modules whose examples are still to be written.
+NO_EXAMPLES = {
+    "__main__",
+    "disentangler",
+    "features",
+    "networks",
+    "normal_equations",
+    "similarity",
+    "solver",
+}
 TARGETS = {"help", "book", "notebook", "record", "test", "bench", "lint", "clean", "clean-store"}
 
 
@@ -264,3 +274,17 @@ def test_guide_for_contributors_lists_every_module():
     files = [p.relative_to(ROOT / "kclib") for p in (ROOT / "kclib").rglob("*.py")]
     present = {".".join(file.with_suffix("").parts) for file in files if "__" not in file.stem}
     assert sorted(listed) == sorted(present)
+
+
+def test_public_names_have_an_example():
+    """Of what is offered to others; the tests run it."""
+    without = set()
+    for file in (ROOT / "kclib").rglob("*.py"):
+        module = ".".join(file.relative_to(ROOT / "kclib").with_suffix("").parts)
+        if module.startswith("book.") or module in NO_EXAMPLES:
+            continue
+        for node in ast.parse(file.read_text()).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                if ">>> " not in (ast.get_docstring(node) or ""):
+                    without.add(f"{module}.{node.name}")
+    assert not without

@@ -28,7 +28,13 @@ from .datasets import ImageSet
 
 @dataclass(frozen=True)
 class Archive:
-    """A published tar file: its address, which ends in its name, and its sha256 (hexadecimal)."""
+    """A published tar file: its address, which ends in its name, and its sha256 (hexadecimal).
+
+    Examples
+    --------
+    >>> CUB.url.rsplit("/", 1)[-1], len(CUB.sha256)
+    ('CUB_200_2011.tgz', 64)
+    """
 
     url: str
     sha256: str
@@ -91,6 +97,15 @@ def cub200(root, split: str, size: int, download=False, *, archive=CUB, progress
     ------
     InputError
         If the archive is missing, is not the published one, or cannot be downloaded or extracted.
+
+    Examples
+    --------
+    With ``download=True`` it would be fetched:
+
+    >>> cub200("no-such-folder", "train", 64)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    kclib.errors.InputError: there is no no-such-folder/CUB_200_2011.tgz; get it from https://...
     """
     _check_request(split, size)
     base = fetch(archive, root, download, progress) / "CUB_200_2011"
@@ -120,6 +135,13 @@ def dogs120(root, split: str, size: int, download=False, *, archives=DOGS, progr
     Parameters, result and errors are those of `cub200`, without parts; ``archives`` are those of
     photos, annotation and split, 1.7 GB with what is extracted. The official split is a MATLAB
     file, which SciPy reads: this function alone needs it.
+
+    Examples
+    --------
+    >>> dogs120("no-such-folder", "test", 8)
+    Traceback (most recent call last):
+        ...
+    kclib.errors.InputError: size is 8 pixels; allowed: 16 to 512.
     """
     _check_request(split, size)
     try:
@@ -146,6 +168,13 @@ def voc_animals(root, split: str, size: int, download=False, *, archive=VOC, pro
     4 GB. "test" is VOC's list ``val.txt``. Boxes marked as difficult are left out, as in VOC's
     evaluation: that gives the authors' numbers of images. VOC counts pixels from 1; like the
     authors' code this counts from 0, so that a crop lacks its box's first row and column.
+
+    Examples
+    --------
+    >>> voc_animals("no-such-folder", "val", 64)
+    Traceback (most recent call last):
+        ...
+    kclib.errors.InputError: there is no split 'val'. Allowed: train, test.
     """
     _check_request(split, size)
     base = fetch(archive, root, download, progress) / "VOCdevkit" / "VOC2012"
@@ -164,6 +193,13 @@ def fetch(archive: Archive, root, download=False, progress=None) -> Path:
     """Return the folder with an archive's content; parameters and errors are those of `cub200`.
 
     The folder appears only once it is complete; from then on, the archive is no longer needed.
+
+    Examples
+    --------
+    >>> fetch(VOC, "no-such-folder")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    kclib.errors.InputError: there is no no-such-folder/VOCtrainval_11-May-2012.tar; get it from ...
     """
     path = Path(root).expanduser() / archive.url.rsplit("/", 1)[-1]
     folder = path.with_name(f"{path.name.split('.')[0]}-{archive.sha256[:8]}")

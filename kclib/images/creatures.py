@@ -145,6 +145,15 @@ class Difficulty:
     ------
     InputError
         If a field is not a number from 0 to 1.
+
+    Examples
+    --------
+    >>> Difficulty(noise=0).noise
+    0
+    >>> Difficulty(noise=20)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    kclib.errors.InputError: Difficulty: noise: got 20; allowed: a number from 0 to 1; ...
     """
 
     pose: float = 0.5
@@ -212,6 +221,14 @@ def render(
     ------
     InputError
         If an argument is outside its range, or there is no such split or part.
+
+    Examples
+    --------
+    >>> animals = render(4, classes=2, size=32)
+    >>> animals.images.shape, animals.part_masks.shape
+    (torch.Size([4, 3, 32, 32]), torch.Size([4, 6, 32, 32]))
+    >>> sorted(animals.coarse_names[label] for label in animals.coarse)
+    ['bird', 'bird', 'dog', 'dog']
     """
     count, classes = _whole("count", count, 1, 1_000_000), _whole("classes", classes, 2, 64)
     size, seed = _whole("size", size, 16, 224), _whole("seed", seed, 0, 2**63 - 1)

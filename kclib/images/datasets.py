@@ -50,6 +50,14 @@ class ImageSet:
         float32, shape (N, P, 3): x and y in units of the crop's side, and visibility (CUB).
     part_masks : torch.Tensor, optional
         bool, shape (N, P, S, S) (Creatures).
+
+    Examples
+    --------
+    >>> images = torch.zeros(3, 3, 16, 16, dtype=torch.uint8)
+    >>> birds = ImageSet(images, torch.tensor([0, 1, 1]), ("crow", "wren"), digest="made up")
+    >>> wrens = birds.subset(birds.labels == 1)
+    >>> len(wrens), wrens.digest == birds.digest
+    (2, False)
     """
 
     images: torch.Tensor
@@ -153,6 +161,22 @@ def load_pack(name: str, size: int, folder: Path, *, checksum: str | None = None
     ------
     InputError
         If the pack is missing, truncated, or its checksum is not the expected one.
+
+    Examples
+    --------
+    A pack of one image; ``offsets`` say where in ``jpeg`` each file begins and ends:
+
+    >>> from tempfile import TemporaryDirectory
+    >>> file = io.BytesIO()
+    >>> Image.new("RGB", (20, 30)).save(file, "JPEG")
+    >>> jpeg = np.frombuffer(file.getvalue(), np.uint8)
+    >>> arrays = {"jpeg": jpeg, "offsets": [0, len(jpeg)], "names": ["1.jpg"], "label": [0]}
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "crows.npz"
+    ...     np.savez(path, class_names=["crow"], **arrays)
+    ...     checksum = hashlib.sha256(path.read_bytes()).hexdigest()
+    ...     load_pack("crows.npz", 16, Path(folder), checksum=checksum).images.shape
+    torch.Size([1, 3, 16, 16])
     """
     if not 16 <= size <= 512:
         raise InputError(f"size is {size} pixels; allowed: 16 to 512.")
@@ -197,6 +221,15 @@ def mixture(sets: dict[str, ImageSet]) -> ImageSet:
     ------
     InputError
         If the sizes of the images differ.
+
+    Examples
+    --------
+    >>> images = torch.zeros(2, 3, 16, 16, dtype=torch.uint8)
+    >>> birds = ImageSet(images, torch.tensor([0, 1]), ("crow", "wren"), digest="one")
+    >>> dogs = ImageSet(images, torch.tensor([0, 0]), ("pug",), digest="another")
+    >>> both = mixture({"bird": birds, "dog": dogs})
+    >>> both.labels, both.coarse
+    (tensor([0, 1, 2, 2]), tensor([0, 0, 1, 1]))
     """
     sizes = {name: found.images.shape[-1] for name, found in sets.items()}
     if len(set(sizes.values())) > 1:
@@ -232,6 +265,11 @@ def halves(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     -------
     tuple of torch.Tensor
         int64 indices, ascending.
+
+    Examples
+    --------
+    >>> halves(torch.tensor([0, 0, 1, 1, 1, 0]))
+    (tensor([0, 2]), tensor([1, 3, 4, 5]))
     """
     first = torch.zeros(len(labels), dtype=torch.bool)
     for label in labels.unique():

@@ -20,6 +20,11 @@ def energy(feature: torch.Tensor) -> torch.Tensor:
     torch.Tensor
         float64, shape (N, H, W): mean square over channels, after the removal of every channel's
         mean over all images and positions. Its mean is Var of the feature.
+
+    Examples
+    --------
+    >>> energy(torch.tensor([[[[1.0, 3.0]]]]))
+    tensor([[[1., 1.]]], dtype=torch.float64)
     """
     wide = feature.double()
     return (wide - wide.mean((0, 2, 3), keepdim=True)).square().mean(1)
@@ -47,6 +52,12 @@ def on_map(images: ImageSet, size: tuple[int, int]) -> torch.Tensor:
     ------
     InputError
         If the images have neither masks nor points.
+
+    Examples
+    --------
+    >>> from kclib.images import creatures
+    >>> on_map(creatures.render(2, size=32), (4, 4)).shape
+    torch.Size([2, 6, 4, 4])
     """
     if images.part_masks is not None:
         return torch.cat(
@@ -90,6 +101,12 @@ def area_under_curve(
     ------
     InputError
         If shapes differ, scores are not finite, or a position is both inside and outside.
+
+    Examples
+    --------
+    >>> scores = torch.tensor([[[0.1, 0.2], [0.3, 0.4]]])
+    >>> area_under_curve(scores, inside=scores > 0.25)
+    tensor([1.], dtype=torch.float64)
     """
     outside = ~inside if outside is None else outside
     if not scores.shape == inside.shape == outside.shape or scores.dim() != 3:

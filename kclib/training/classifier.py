@@ -47,6 +47,12 @@ class Recipe:
         Needs a momentum above 0.
     augment : bool
         Mirror images at random and shift them by up to an eighth of their side.
+
+    Examples
+    --------
+    >>> from dataclasses import replace
+    >>> replace(RECIPES["strong"], epochs=3).epochs
+    3
     """
 
     epochs: int
@@ -98,7 +104,14 @@ RECIPES = {
 
 
 def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
-    """Return the learning rate at ``step`` of ``steps`` (0-based)."""
+    """Return the learning rate at ``step`` of ``steps`` (0-based).
+
+    Examples
+    --------
+    >>> recipe = RECIPES["authors"]
+    >>> [round(learning_rate(recipe, step, steps=300), 6) for step in (0, 299)]
+    [0.01, 0.0001]
+    """
     if recipe.schedule == "log":
         epoch = step * recipe.epochs // steps
         share = epoch / max(1, recipe.epochs - 1)
@@ -112,7 +125,13 @@ def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
 
 
 def normalised(images: torch.Tensor) -> torch.Tensor:
-    """Turn uint8 images (N, 3, S, S) into float32, channels last, ImageNet's mean and scale."""
+    """Turn uint8 images (N, 3, S, S) into float32, channels last, ImageNet's mean and scale.
+
+    Examples
+    --------
+    >>> normalised(torch.zeros(1, 3, 2, 2, dtype=torch.uint8))[0, :, 0, 0]
+    tensor([-2.1179, -2.0357, -1.8044])
+    """
     mean = torch.tensor(IMAGENET_MEAN, device=images.device).view(1, 3, 1, 1)
     std = torch.tensor(IMAGENET_STD, device=images.device).view(1, 3, 1, 1)
     return ((images.float() - mean) / std).contiguous(memory_format=torch.channels_last)
@@ -165,6 +184,17 @@ def train(
     InputError
         If images and labels do not fit each other or are too few for one batch of two, the
         checkpoint is of another recipe or seed, or training diverges.
+
+    Examples
+    --------
+    >>> from dataclasses import replace
+    >>> from kclib.images import creatures
+    >>> animals = creatures.render(16, classes=2, size=32)
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 2))
+    >>> recipe = replace(RECIPES["strong"], epochs=2, batch=8)
+    >>> history = train(network, animals.images, animals.labels, recipe, seed=0)
+    >>> [row["epoch"] for row in history]
+    [1, 2]
     """
     if len(images) != len(labels):
         raise InputError(f"{len(images)} images but {len(labels)} labels; give one label an image.")
@@ -213,14 +243,30 @@ def train(
 def predict(
     network: nn.Module, images: torch.Tensor, *, device="cpu", batch: int = 256
 ) -> torch.Tensor:
-    """Return the predicted class of each uint8 image, int64 (N,), in float32 arithmetic."""
+    """Return the predicted class of each uint8 image, int64 (N,), in float32 arithmetic.
+
+    Examples
+    --------
+    >>> strongest_colour = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    >>> red_green_blue = 255 * torch.eye(3, dtype=torch.uint8)[:, :, None, None]
+    >>> predict(strongest_colour, red_green_blue)
+    tensor([0, 1, 2])
+    """
     network.to(device=device, memory_format=torch.channels_last).eval()
     parts = [network(normalised(part.to(device))).argmax(1).cpu() for part in images.split(batch)]
     return torch.cat(parts)
 
 
 def accuracy(network: nn.Module, images, labels, *, device="cpu") -> float:
-    """Return the share of images (0 to 1) whose predicted class is their label."""
+    """Return the share of images (0 to 1) whose predicted class is their label.
+
+    Examples
+    --------
+    >>> strongest_colour = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    >>> red_green_blue = 255 * torch.eye(3, dtype=torch.uint8)[:, :, None, None]
+    >>> round(accuracy(strongest_colour, red_green_blue, torch.tensor([0, 1, 1])), 2)
+    0.67
+    """
     return float((predict(network, images, device=device) == labels).float().mean())
 
 

@@ -37,6 +37,14 @@ def born_again_loss(
     InputError
         If weight or temperature is out of its range; when called, if teacher and student have
         different numbers of classes.
+
+    Examples
+    --------
+    >>> teacher = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
+    >>> loss_of = born_again_loss(teacher, weight=0.0)  # the labels alone
+    >>> labels = torch.tensor([0, 1, 1])
+    >>> round(float(loss_of(torch.zeros(3, 3, 2, 2), torch.zeros(3, 2), labels)), 4)
+    0.6931
     """
     if weight < 0:
         raise InputError(f"weight is {weight}; allowed: 0 or more.")

@@ -16,7 +16,13 @@ Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def cross_entropy(_batch, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return the usual loss of a classifier."""
+    """Return the usual loss of a classifier.
+
+    Examples
+    --------
+    >>> round(float(cross_entropy(None, torch.zeros(3, 2), torch.tensor([0, 1, 1]))), 4)
+    0.6931
+    """
     return F.cross_entropy(logits, labels)
 
 
@@ -72,6 +78,24 @@ def learn(
     ------
     InputError
         If a label is none of the network's classes, or the loss is no longer finite.
+
+    Examples
+    --------
+    >>> network = nn.Linear(2, 2)
+    >>> x, labels = torch.eye(2).repeat(8, 1), torch.tensor([0, 1]).repeat(8)
+    >>> rows = learn(
+    ...     network,
+    ...     lambda chosen: x[chosen],
+    ...     labels,
+    ...     torch.optim.SGD(network.parameters(), lr=0.1),
+    ...     lambda step, steps: 1 - step / steps,
+    ...     epochs=3,
+    ...     batch=4,
+    ...     seed=0,
+    ...     device="cpu",
+    ... )
+    >>> [row["epoch"] for row in rows]
+    [1, 2, 3]
     """
     count = len(labels)
     labels = labels.to(device)

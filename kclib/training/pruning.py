@@ -25,6 +25,13 @@ def begin(network: nn.Module, ratio: float) -> None:
     ------
     InputError
         If the ratio is out of its range.
+
+    Examples
+    --------
+    >>> layer = nn.Linear(4, 2)
+    >>> begin(layer, 0.5)
+    >>> int((layer.weight == 0).sum())
+    4
     """
     if not 0 < ratio < 1:
         raise InputError(
@@ -35,13 +42,33 @@ def begin(network: nn.Module, ratio: float) -> None:
 
 
 def finish(network: nn.Module) -> None:
-    """Make the zeros that `begin` set part of the weights, which get their own name back."""
+    """Make the zeros that `begin` set part of the weights, which get their own name back.
+
+    Examples
+    --------
+    >>> layer = nn.Linear(4, 2, bias=False)
+    >>> begin(layer, 0.5)
+    >>> [name for name, _ in layer.named_parameters()]
+    ['weight_orig']
+    >>> finish(layer)
+    >>> [name for name, _ in layer.named_parameters()]
+    ['weight']
+    """
     for layer in _layers(network):
         prune.remove(layer, "weight")
 
 
 def removed(network: nn.Module) -> float:
-    """Return the share of all trainable parameters (0 to 1) that are zero weights of layers."""
+    """Return the share of all trainable parameters (0 to 1) that are zero weights of layers.
+
+    Examples
+    --------
+    >>> layer = nn.Linear(4, 2, bias=False)
+    >>> begin(layer, 0.5)
+    >>> finish(layer)
+    >>> removed(layer)
+    0.5
+    """
     zeros = sum(int((layer.weight == 0).sum()) for layer in _layers(network))
     return zeros / sum(parameter.numel() for parameter in network.parameters())
 

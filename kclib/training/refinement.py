@@ -34,6 +34,13 @@ class Refinement:
         it was given, then after each epoch.
     train_accuracy : tuple of float
         On training images, in evaluation mode: of the tail as given, and after the last epoch.
+
+    Examples
+    --------
+    >>> hits = torch.tensor([[True, False], [True, True], [True, True]])
+    >>> found = Refinement([], hits, train_accuracy=(0.5, 1.0))
+    >>> found.before, found.accuracy, found.best_epoch
+    (0.5, 1.0, 1)
     """
 
     history: list[dict]
@@ -78,6 +85,11 @@ def rate_for(epochs: int, width: float = 1.0) -> float:
         1 or more.
     width : float
         Factor on channel counts, in (0, 1].
+
+    Examples
+    --------
+    >>> rate_for(100), round(rate_for(10, width=0.25), 6)
+    (1e-05, 0.0004)
     """
     if epochs < 1 or not 0 < width <= 1:
         raise InputError(
@@ -141,6 +153,15 @@ def fine_tune(
     InputError
         If features and labels do not belong together or to the tail, hold NaN or infinity, are
         fewer than two, an argument is out of its range, or training diverges.
+
+    Examples
+    --------
+    >>> features = torch.eye(2).repeat(8, 1)[:, :, None, None]
+    >>> labels = torch.tensor([0, 1]).repeat(8)
+    >>> tail = nn.Sequential(nn.Flatten(), nn.Linear(2, 2))
+    >>> tuned, found = fine_tune(tail, features, labels, features, labels, epochs=3)
+    >>> len(found.history), found.hits.shape  # of the tail as given and after each epoch
+    (3, torch.Size([4, 16]))
     """
     _check_settings(epochs, rate, batch, seed)
     tail = copy.deepcopy(tail)
@@ -215,6 +236,12 @@ def consistent_part(
     ------
     InputError
         If `upto` is out of its range.
+
+    Examples
+    --------
+    >>> g = Disentangler(2, 3, order=1)
+    >>> consistent_part(g, torch.randn(4, 2, 6, 6), (5, 5), upto=0).shape
+    torch.Size([4, 3, 5, 5])
     """
     upto = disentangler.order if upto is None else upto
     if upto not in range(disentangler.order + 1):
@@ -254,6 +281,14 @@ def predict(
         int64: the only classes to choose from; by default all.
     batch : int
     device : torch.device or str
+
+    Examples
+    --------
+    >>> features = torch.eye(3)[:, :, None, None]
+    >>> predict(nn.Flatten(), features)
+    tensor([0, 1, 2])
+    >>> predict(nn.Flatten(), features, among=torch.tensor([0, 2]))
+    tensor([0, 0, 2])
     """
     tail.to(device).eval()
     parts = []

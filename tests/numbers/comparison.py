@@ -1,9 +1,9 @@
 """Two runs of one profile: where their results differ by more than rounding explains.
 
-``python tests/numbers/comparison.py REFERENCE VARIANT ...`` chooses the tolerances: it takes folders
-of results of the same code (recorded with one thread, with two, with and without bfloat16), and
-writes into ``tolerances.yaml``, for each field, twice the largest deviation from the reference; and
-the claims whose outcomes such a change may turn.
+``python tests/numbers/comparison.py REFERENCE VARIANT ...`` chooses the tolerances: it takes
+folders of results of the same code, recorded with one thread, with two, with and without bfloat16,
+and writes into ``tolerances.yaml``, for each field, twice the largest deviation from the reference,
+and the claims whose verdicts such a change may turn.
 """
 
 import math
@@ -50,6 +50,7 @@ def differences(reference: records.Result, other: records.Result, tolerances: di
     """Say where a result differs from the reference by more than the tolerances allow."""
     said = []
     allowed = tolerances["fields"].get(reference.artefact, {})
+    choices = tolerances["choices"].get(reference.artefact, [])
     theirs = dict(numbers(other))
     if dict.fromkeys(theirs) != dict.fromkeys(dict(numbers(reference))):
         said.append(f"{len(other.rows)} rows of other fields; {len(reference.rows)} are recorded")
@@ -62,7 +63,7 @@ def differences(reference: records.Result, other: records.Result, tolerances: di
                     f"row {number}, {field}: {counterpart:.6g}, recorded {value:.6g}, tolerance "
                     f"{limit:g}"
                 )
-        elif value != counterpart and field not in tolerances["choices"].get(reference.artefact, []):
+        elif value != counterpart and field not in choices:
             said.append(f"row {number}, {field}: {counterpart!r}, recorded {value!r}")
     open_claims = tolerances["claims"]
     outcomes = {outcome.id: outcome for outcome in other.claims}
@@ -107,8 +108,8 @@ def chosen(reference: Path, variants: list[Path]) -> dict:
 if __name__ == "__main__":
     first, *others = map(Path, sys.argv[1:])
     FILE.write_text(
-        "# Written by comparison.py from runs of the smoke profile with one thread and two, with and\n"
-        "# without bfloat16: twice the largest deviation of each field; fields that are chosen by a\n"
-        "# measured number (the best epoch); claims whose verdicts such a change turns.\n"
+        "# Written by comparison.py from runs of the smoke profile with one thread and two, with\n"
+        "# and without bfloat16: twice the largest deviation of each field; fields that a measured\n"
+        "# number chooses (the best epoch); claims whose verdicts such a change turns.\n"
         + yaml.safe_dump(chosen(first, others), sort_keys=True)
     )
