@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .errors import InputError
-from .training import autocast
+from .precision import autocast
 
 
 def born_again_loss(

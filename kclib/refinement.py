@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from .disentangler import Disentangler, StagewiseDisentangler
 from .errors import InputError
 from .features import resample
-from .training import autocast
+from .precision import autocast
 
 #: The authors' epochs and first learning rate, for networks of full width.
 AUTHORS_EPOCHS, AUTHORS_RATE = 100, 1e-5

@@ -15,12 +15,11 @@ from torch.nn import functional as F
 
 from .atomic import replace_file
 from .errors import InputError, choose
+from .imagenet import normalised
+from .precision import autocast
 
 #: Courses of the learning rate; see `Recipe`.
 SCHEDULES = ("log", "one-cycle")
-#: Mean and standard deviation of ImageNet's channels, in units of the 0 to 255 of a uint8 image.
-IMAGENET_MEAN = (123.675, 116.28, 103.53)
-IMAGENET_STD = (58.395, 57.12, 57.375)
 
 
 @dataclass(frozen=True)
@@ -109,28 +108,6 @@ def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
     share = (step - rise) / max(1, steps - rise)
     fall = (1 + math.cos(math.pi * share)) / 2
     return recipe.final_rate + (recipe.rate - recipe.final_rate) * fall
-
-
-def normalised(images: torch.Tensor) -> torch.Tensor:
-    """Turn uint8 images (N, 3, S, S) into float32, channels last, ImageNet's mean and scale."""
-    mean = torch.tensor(IMAGENET_MEAN, device=images.device).view(1, 3, 1, 1)
-    std = torch.tensor(IMAGENET_STD, device=images.device).view(1, 3, 1, 1)
-    return ((images.float() - mean) / std).contiguous(memory_format=torch.channels_last)
-
-
-def gains_from_bfloat16(device: torch.device | str) -> bool:
-    """Say whether the device multiplies bfloat16 matrices in hardware."""
-    device = torch.device(device)
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, probe, bool)() for probe in probes)
-
-
-def autocast(device: torch.device | str, *, enabled: bool = True) -> torch.autocast:
-    """Return bfloat16 autocast, switched on only where the machine gains from it."""
-    kind = torch.device(device).type
-    return torch.autocast(kind, torch.bfloat16, enabled=enabled and gains_from_bfloat16(device))
 
 
 def train(
