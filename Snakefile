@@ -106,7 +106,7 @@ rule notebook:
     priority: lambda wildcards: VALUE[wildcards.name]
     threads: 1
     shell:
-        "KC_RESULTS='{RESULTS}' python notebooks/run.py {wildcards.name} --profile {PROFILE} "
+        "KC_RESULTS={RESULTS:q} python notebooks/run.py {wildcards.name} --profile {PROFILE} "
         "--output {output.notebook}"
 
 
@@ -123,4 +123,4 @@ rule book:
         "book/_build/html/index.html",
     threads: 1
     shell:
-        "python book/build.py {RUNS} '{RESULTS}'"
+        "python book/build.py {RUNS} {RESULTS:q}"
