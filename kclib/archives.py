@@ -253,7 +253,9 @@ def _official_layout(folder):
 
 def _folders(path) -> list[str]:
     """Return the names of the folders that are classes: not what a file manager leaves there."""
-    return sorted(e.name for e in path.iterdir() if e.is_dir() and not e.name.startswith((".", "_")))
+    return sorted(
+        e.name for e in path.iterdir() if e.is_dir() and not e.name.startswith((".", "_"))
+    )
 
 
 def _table(path, keys=1) -> dict[str, str]:

@@ -53,7 +53,7 @@ def batches(images, batch: int) -> tuple[Iterable, int | None]:
     if isinstance(images, Dataset) and not isinstance(images, DataLoader):
         images = DataLoader(images, batch_size=batch)
     if isinstance(images, DataLoader):
-        return map(_without_labels, images), _count(images)
+        return _loaded(images), _count(images)
     images = _as_tensors(images)
     count = rows(images)
     if count == 0:
@@ -194,7 +194,8 @@ def _count(loader: DataLoader) -> int | None:
             f"drop_last leaves out {total % loader.batch_size} of the {total} images; give a "
             "DataLoader with drop_last=False."
         )
-    first, again = (_leaves(loader.dataset[0]) for _ in range(2))
+    with torch.random.fork_rng(devices=[]):
+        first, again = (_leaves(loader.dataset[0]) for _ in range(2))
     if (
         any(isinstance(leaf, Image.Image) for leaf in first)
         and loader.collate_fn is default_collate
@@ -226,6 +227,11 @@ def _differ(one, other) -> bool:
     return isinstance(one, np.ndarray) and not np.array_equal(one, other)
 
 
+def _loaded(loader: DataLoader) -> Iterator:
+    for given in loader:  # which draws from torch's generator when it begins, not before
+        yield _without_labels(given)
+
+
 def _without_labels(given):
     """Return the input of what a loader gives: a tensor, a dict of inputs, or a pair."""
     if isinstance(given, torch.Tensor | Mapping):
@@ -252,9 +258,9 @@ def _check_images(given: torch.Tensor) -> None:
     """Refuse what the default preprocessing would turn into something else, silently."""
     if _are_images(given):
         return
-    shape = tuple(given.shape)
+    shape = ", ".join(["N", *map(str, given.shape[1:])])
     if given.dtype == torch.uint8:
-        last = given.dim() == 4 and shape[3] == 3
+        last = given.dim() == 4 and given.shape[3] == 3
         hint = (
             "These have their channels last: images.permute(0, 3, 1, 2) puts them first."
             if last
@@ -266,7 +272,7 @@ def _check_images(given: torch.Tensor) -> None:
             "kclib.features; if they are as the network takes them, preprocess=lambda batch: batch."
         )
     raise InputError(
-        f"images are {str(given.dtype).removeprefix('torch.')} of shape {shape}; the default "
+        f"images are {str(given.dtype).removeprefix('torch.')} of shape ({shape}); the default "
         f"preprocess takes uint8 images (N, 3, S, S) from 0 to 255. {hint}"
     )
 

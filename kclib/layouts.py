@@ -66,6 +66,9 @@ class Trail:
 
     def _axis(self, module: nn.Module, inputs: tuple, output: torch.Tensor) -> int | None:
         last = output.dim() - 1
+        if "torch.ao.nn" in type(module).__module__:  # quantised: no subclasses of the others
+            name = type(module).__name__
+            return 1 if "Conv" in name else last if "Linear" in name else None
         if isinstance(module, _FIRST):
             return 1
         if isinstance(module, _LAST) or type(module) is nn.LayerNorm:
@@ -275,11 +278,10 @@ def _channel_axis(shape, images: int, module: nn.Module, steps) -> int | None:
             if shape[candidate] == sizes[axis]
             or positions(shape, candidate) == positions(sizes, axis)
         ]
-        kinds = {step[2] for step in alike}
         if len(fits) == 1:
             return fits[0]
-        if len(kinds) == 1 and (not fits or axis in fits):
-            return axis  # all that ran has channels there
+        if fits and {step[2] for step in alike} == {axis}:
+            return axis  # where all that ran has its channels
         return None
     maps = [step for step in steps if len(step[1]) == 4]
     if rank == 3 and images == 0 and maps:  # maps with their positions in a line

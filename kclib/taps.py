@@ -241,13 +241,13 @@ def _key(text: str):
 def _say_what_is_read(network: nn.Module, place: Place, modules: dict[str, nn.Module]) -> None:
     """Warn of outputs that are not what their name says, and refuse those that cannot be read."""
     parts = place.path.split(".")
-    above = [".".join(parts[:depth]) for depth in range(1, len(parts))]
-    scripted = [path for path in above if _scripted(modules.get(path))]
+    way = [".".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
+    scripted = [path for path in way if _scripted(modules.get(path))]
     if scripted:
         raise InputError(
-            f"{place.tap!r} lies inside {scripted[0]!r}, which is scripted or traced (torch.jit): "
-            f"what happens inside cannot be read. Tap {scripted[0]!r} itself, or put the "
-            "torch.nn.Module that it was made from in its place."
+            f"{place.tap!r} is, or lies in, {scripted[0]!r}, which is scripted or traced "
+            "(torch.jit) and cannot be read. Put the torch.nn.Module that it was made from in its "
+            "place, or tap the module around it, or a neighbour."
         )
     module = place.module
     if re.fullmatch(r"layer[1-4]", parts[-1]) and isinstance(module, nn.Sequential):
@@ -282,7 +282,7 @@ def _tensor(network: nn.Module, place: Place, output) -> torch.Tensor:
         except (KeyError, IndexError, AttributeError, TypeError):
             raise InputError(
                 f"the output of {place.path!r} has no element {key!r} for {place.tap!r}; "
-                f"{_listed(place, output)}"
+                f"{_listed(dataclasses.replace(place, element=place.element[:number]), output)}"
             ) from None
     if isinstance(output, torch.Tensor):
         return output.dequantize() if output.is_quantized else output
@@ -324,13 +324,8 @@ def _tensors(output, name: str) -> dict[str, torch.Tensor]:
 def _listed(place: Place, output) -> str:
     """Say which elements of an output can be named."""
     use = f"@{place.use}" if place.use else ""
-    start = (
-        place.path
-        + use
-        + "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in place.element)
-        if not isinstance(output, torch.Tensor)
-        else ""
-    )
+    keys = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in place.element)
+    start = f"{place.path}{use}{keys}"
     named = [f"{start}{key} {tuple(t.shape)}" for key, t in _tensors(output, "").items() if key]
     return f"name one of: {', '.join(named)}." if named else "it holds no tensors to choose from."
 
