@@ -63,8 +63,9 @@ def borrowed(network: nn.Module, device: torch.device | str) -> Iterator[None]:
         for parameter, data, gradient in parameters:
             parameter.data, parameter.grad = data, gradient
         for module, name, buffer, values in buffers:
-            with torch.no_grad():
-                buffer.copy_(values)
+            if not torch.equal(buffer, values):
+                with torch.no_grad():
+                    buffer.copy_(values)
             module._buffers[name] = buffer
 
 

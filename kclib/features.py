@@ -107,7 +107,9 @@ def extract(
     files = {name: writable(path) for name, path in files.items()}
     parts, count = inputs.batches(images, batch)
     inner, prefix = taps.unwrapped(network)
-    places = [taps.locate(inner, name, prefix) for name in names]
+    places = []
+    for name in names:
+        places.append(taps.locate(inner, name, prefix))
     text = ", ".join(names)
     weight = next((p.dtype for p in inner.parameters() if p.is_floating_point()), None)
 
@@ -152,6 +154,10 @@ def extract(
             done += number
             if progress is not None:
                 progress(done, count, text)
+        if count is not None and done != count:
+            raise InputError(
+                f"the DataLoader gave {done} of its {count} images; allowed: all of them, in order."
+            )
     features = {
         name: load_mapped(files[name], kept[name].shape) if name in files else kept[name].whole()
         for name in names
@@ -264,7 +270,7 @@ class _InMemory:
             return
         if self.done == 0:
             self.features = torch.empty((self.count, *part.shape[1:]))
-        self.features[self.done : self.done + len(part)] = part
+        self.features[self.done : self.done + len(part)] = part[: self.count - self.done]
         self.done += len(part)
 
     def whole(self) -> torch.Tensor:

@@ -17,6 +17,8 @@ from torch.utils.data import (
 from .errors import InputError
 from .imagenet import normalised
 
+_ARRAYS = torch.Tensor | np.ndarray
+
 
 def batches(images, batch: int) -> tuple[Iterable, int | None]:
     """Return batches of what a network is shown, in order, and the number of images.
@@ -54,7 +56,12 @@ def batches(images, batch: int) -> tuple[Iterable, int | None]:
         images = DataLoader(images, batch_size=batch)
     if isinstance(images, DataLoader):
         return _loaded(images), _count(images)
-    images = _as_tensors(images)
+    if not isinstance(images, _ARRAYS | tuple | Mapping):
+        raise InputError(
+            f"images are a {type(images).__name__}; allowed: a tensor or array with one row an "
+            "image, a tuple or dict of those for several inputs, a Dataset, or a DataLoader. A "
+            "list of images becomes a tensor by torch.stack."
+        )
     count = rows(images)
     if count == 0:
         raise InputError("there are 0 images; allowed: 1 or more.")
@@ -69,8 +76,8 @@ def rows(given) -> int:
     >>> rows({"pixels": torch.zeros(4, 3, 8, 8), "mask": torch.zeros(4, 16), "labels": None})
     4
     """
-    tensors = [value for value in _values(given) if isinstance(value, torch.Tensor)]
-    counts = {len(tensor) if tensor.dim() else 0 for tensor in tensors}
+    tensors = [value for value in _values(given) if isinstance(value, _ARRAYS)]
+    counts = {len(tensor) if tensor.ndim else 0 for tensor in tensors}
     if len(counts) != 1:
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors) or "none"
         raise InputError(
@@ -87,7 +94,12 @@ def take(given, index):
     >>> take((torch.arange(5), None), slice(1, 3))
     (tensor([1, 2]), None)
     """
-    return _mapped(given, lambda tensor: tensor[index])
+
+    def taken(rows):
+        # Of an array, which may be mapped and read-only, only these rows are copied.
+        return torch.from_numpy(rows[index].copy()) if isinstance(rows, np.ndarray) else rows[index]
+
+    return _mapped(given, taken)
 
 
 def as_call(given, preprocess: Callable, dtype: torch.dtype | None, device) -> tuple[tuple, dict]:
@@ -142,34 +154,11 @@ def _mapped(given, change: Callable):
     """Return a batch with its tensors changed."""
 
     def one(value):
-        return change(value) if isinstance(value, torch.Tensor) else value
+        return change(value) if isinstance(value, _ARRAYS) else value
 
     if isinstance(given, Mapping):
         return {name: one(value) for name, value in given.items()}
     return tuple(map(one, given)) if isinstance(given, tuple) else one(given)
-
-
-def _as_tensors(images):
-    """Return inputs with arrays as tensors, or say what is allowed."""
-
-    def one(value):
-        return (
-            torch.from_numpy(np.ascontiguousarray(value))
-            if isinstance(value, np.ndarray)
-            else value
-        )
-
-    if isinstance(images, Mapping):
-        images = {name: one(value) for name, value in images.items()}
-    else:
-        images = tuple(map(one, images)) if isinstance(images, tuple) else one(images)
-    if isinstance(images, torch.Tensor | tuple | Mapping):
-        return images
-    raise InputError(
-        f"images are a {type(images).__name__}; allowed: a tensor or array with one row an image, "
-        "a tuple or dict of those for several inputs, a Dataset, or a DataLoader. A list of "
-        "images becomes a tensor by torch.stack."
-    )
 
 
 def _count(loader: DataLoader) -> int | None:

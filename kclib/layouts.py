@@ -24,7 +24,7 @@ _FIRST = (
     nn.modules.pooling._AdaptiveAvgPoolNd,
     nn.modules.pooling._AdaptiveMaxPoolNd,
 )
-_LAST = (nn.Linear, nn.Embedding, nn.RMSNorm, nn.RNNBase, nn.MultiheadAttention)
+_LAST = (nn.Linear, nn.Embedding, nn.RNNBase, nn.MultiheadAttention)
 _SPECIAL_TOKENS = 9  # at most: a class token, one of distillation, registers
 _AGREE = {torch.float32: 1e-2, torch.float64: 1e-2}  # of the norm; coarser numbers: 0.1
 
@@ -71,10 +71,15 @@ class Trail:
             return 1 if "Conv" in name else last if "Linear" in name else None
         if isinstance(module, _FIRST):
             return 1
-        if isinstance(module, _LAST) or type(module) is nn.LayerNorm:
+        if isinstance(module, _LAST):
             return last
-        if isinstance(module, nn.LayerNorm):  # some that put channels second are derived from it
-            fits = [axis for axis in (1, last) if output.shape[axis] == module.normalized_shape[-1]]
+        if isinstance(module, nn.LayerNorm | nn.RMSNorm):
+            if len(module.normalized_shape) > 1:  # over whole maps
+                return None
+            if type(module) in (nn.LayerNorm, nn.RMSNorm):
+                return last
+            # Some that put channels second are derived from it.
+            fits = [axis for axis in (1, last) if output.shape[axis] == module.normalized_shape[0]]
             return fits[0] if len(fits) == 1 else None
         if type(module).__name__ == "Permute" and hasattr(module, "dims"):  # torchvision's
             before = [s for s in self.steps if s[1] == tuple(inputs[0].shape)]
@@ -198,7 +203,7 @@ def recognise(
     elif maps:
         axes = "NCHW"
     else:
-        axes = _axes(shape, images, module, steps)
+        axes = _axes(three, images, module, steps)
         if axes is None:
             raise InputError(_question(given, rank, images))
     if "T" not in axes:
@@ -245,14 +250,14 @@ def _checked(declared: str, rank: int, images: int, given: str) -> str:
     return declared
 
 
-def _axes(shape, images: int, module: nn.Module, steps) -> str | None:
+def _axes(output: torch.Tensor, images: int, module: nn.Module, steps) -> str | None:
     """Return what the axes are, or None if the modules that ran do not tell."""
-    rank = len(shape)
+    rank = output.dim()
     if rank == 2:
         return "NC" if images == 0 else None
     if images != 0 and (rank, images) != (3, 1):
         return None
-    channels = _channel_axis(shape, images, module, steps)
+    channels = _channel_axis(tuple(output.shape), output.stride(), images, module, steps)
     if channels is None:
         return None
     rest = iter("HW" if rank == 4 else "T")
@@ -260,7 +265,7 @@ def _axes(shape, images: int, module: nn.Module, steps) -> str | None:
     return "".join(named.get(axis) or next(rest) for axis in range(rank))
 
 
-def _channel_axis(shape, images: int, module: nn.Module, steps) -> int | None:
+def _channel_axis(shape, strides, images: int, module: nn.Module, steps) -> int | None:
     rank = len(shape)
     candidates = [axis for axis in (1, 2, 0) if axis != images][:2] if rank == 3 else [1, 3]
     alike = [step for step in steps if len(step[1]) == rank]
@@ -280,9 +285,10 @@ def _channel_axis(shape, images: int, module: nn.Module, steps) -> int | None:
         ]
         if len(fits) == 1:
             return fits[0]
-        if fits and {step[2] for step in alike} == {axis}:
-            return axis  # where all that ran has its channels
-        return None
+        # As many channels as rows: only where all that ran has its channels on that axis, and they
+        # lie side by side in memory, as convolutions here leave them; what is transposed does not.
+        pure = {step[2] for step in alike} == {axis}
+        return axis if fits and pure and strides[axis] == 1 else None
     maps = [step for step in steps if len(step[1]) == 4]
     if rank == 3 and images == 0 and maps:  # maps with their positions in a line
         _, sizes, axis = maps[-1]

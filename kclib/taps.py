@@ -198,7 +198,7 @@ def read(
                 f"the module {place.path!r} is used {uses[place.tap]} times in a forward pass, and "
                 f"the first use is read. Say which with '{place.path}@1', '{place.path}@2' and so "
                 "on.",
-                stacklevel=4,
+                stacklevel=3,
             )
     return kept
 
@@ -343,7 +343,7 @@ def _why_never(network: nn.Module, place: Place, uses: int) -> str:
             "an nn.MultiheadAttention uses its weights without calling it. Tap the attention "
             f"itself, '{place.path.rpartition('.')[0]}[0]', which is what it puts out."
         )
-    elif isinstance(network, torch.fx.GraphModule):
+    elif "GraphModule" in [kind.__name__ for kind in type(network).__mro__]:
         reason = (
             "torch.fx (create_feature_extractor) has rewritten the network, which now calls only "
             "its innermost modules. Give the network that it was made from."

@@ -607,8 +607,13 @@ def test_a_layout_that_no_module_tells_is_asked_for():
         assert close(found, expected.permute(turned)), layout
     with pytest.raises(InputError, match=r"do not tell.*layout=\"NCHW\" .* or \"NHWC\""):
         extract(network, photos(), "inside")
-    with pytest.raises(InputError, match="do not tell"):
-        extract(Square(), photos(), "out")
+    square = Square()  # as many channels as rows and columns
+    for tap in ("out", "turned.turn"):
+        with pytest.raises(InputError, match="do not tell"):
+            extract(square, photos(), tap)
+    assert close(extract(square, photos(), "again"), hooked(square, square.again))
+    with pytest.raises(InputError, match=r"layout=\"NTC\" .* or \"NCT\""):
+        extract(Lines(), photos(), "inside")
     for wrong, message in (
         ("NCH", "a letter an axis"),
         ("NHCC", "a letter an axis"),
@@ -625,11 +630,23 @@ class Square(nn.Module):
 
     def __init__(self):
         super().__init__()
+        self.first = nn.Conv2d(3, 3, 1)
+        self.again = BasicBlock(3, 32, downsample=nn.Conv2d(3, 32, 1))
         self.turned = Turned(width=32)
         self.out = Turn()
 
     def forward(self, x):
-        return self.out(self.turned(x))
+        x = self.first(x)
+        return self.again(x), self.out(self.turned(x))
+
+
+class Lines(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inside = nn.Identity()
+
+    def forward(self, x):
+        return self.inside(x.flatten(1).unflatten(1, (48, 64)))
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 7])
@@ -832,6 +849,14 @@ def test_arrays_data_sets_and_loaders_give_the_same_features(tmp_path):
         progress=lambda *call: calls.append(call),
     )
     assert close(mapped, expected) and calls[-1] == (7, None, "layer3")
+    fewer = DataLoader(images, batch_size=3, collate_fn=lambda items: torch.stack(items[:2]))
+    with pytest.raises(InputError, match="gave 5 of its 7 images"):
+        extract(network, fewer, "layer3")
+    frozen = images.numpy().copy()
+    frozen.flags.writeable = False  # as of a file that is mapped to be read
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert close(extract(network, frozen, "layer3"), expected)
     with pytest.raises(InputError, match="gives 3 values an image"):
         extract(network, TensorDataset(images, labels, labels), "layer3")
     with pytest.raises(InputError, match=r"gives 2 values an image \(in a batch: .*\(7, 4\)\)"):
@@ -945,6 +970,7 @@ def test_compiled_networks_are_read():
             assert close(features, expected[tap])
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_scripted_modules_are_named_as_such():
     network = small_resnet().eval()
     x = normalised(photos(2)).contiguous()
