@@ -29,12 +29,10 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import SqueezeExcitation
 
-GITHUB = "https://github.com/"
-
 
 class Report(NamedTuple):
     kind: str
-    where: str  # below github.com
+    where: str  # below https://github.com/
     must: str  # what has to happen
     test: str  # in this file, or FILE.py::NAME
 
@@ -42,7 +40,7 @@ class Report(NamedTuple):
 REPORTS = [
     Report(
         "the output is a tuple",
-        "meta-pytorch/captum/issues/195",
+        "meta-pytorch/captum/pull/195",
         "an element is named by tap[0]; one tensor is taken by itself, of several all are listed",
         "test_an_element_of_a_tuple_is_named_or_is_the_only_one",
     ),
@@ -54,7 +52,7 @@ REPORTS = [
     ),
     Report(
         "a ModelOutput or a dict",
-        "dropreg/R-Drop/issues/6",
+        "andrewargatkiny/dense-attention/pull/14",
         "tap.last_hidden_state, and .logits of the network's own output",
         "test_elements_of_a_model_output_have_names",
     ),
@@ -78,7 +76,7 @@ REPORTS = [
     ),
     Report(
         "time first, with as many steps as images",
-        "bentrevett/pytorch-sentiment-analysis/issues/41",
+        "IBM/TabFormer/pull/14",
         "the axis of images is measured",
         "test_time_first_is_seen_even_with_as_many_steps_as_images",
     ),
@@ -102,7 +100,7 @@ REPORTS = [
     ),
     Report(
         "weights of half precision",
-        "Comfy-Org/ComfyUI/issues/15262",
+        "Nota-NetsPresso/PyNetsPresso/issues/36",
         "inputs follow the weights; features are float32",
         "test_inputs_follow_weights_of_half_precision",
     ),
@@ -114,7 +112,7 @@ REPORTS = [
     ),
     Report(
         "two inputs, keyword inputs, a dict",
-        "meta-pytorch/captum/issues/195",
+        "meta-pytorch/captum/issues/665",
         "a tuple is positional, a dict by keyword; only uint8 images are normalised",
         "test_several_inputs_go_in_by_place_or_by_name",
     ),
@@ -126,7 +124,7 @@ REPORTS = [
     ),
     Report(
         "floats in 0..1 where 0..255 is expected",
-        "bethgelab/foolbox/issues/135",
+        "qubvel-org/segmentation_models.pytorch/issues/866",
         "refused with the ways out",
         "test_floats_are_not_taken_for_0_to_255",
     ),
@@ -138,7 +136,7 @@ REPORTS = [
     ),
     Report(
         "a scripted or traced module",
-        "pytorch/pytorch/issues/33739",
+        "pytorch/pytorch/issues/86818",
         "it is said what it is, and what to give instead",
         "test_scripted_modules_are_named_as_such",
     ),
@@ -246,25 +244,31 @@ REPORTS = [
     ),
     Report(
         "file= a folder, ~ in a path",
-        "jupyter/nbclient/issues/87",
+        "spcl/dace/pull/1578",
         "checked before the network runs; ~ is the home",
         "test_a_place_for_the_file_is_checked_before_the_network_runs",
     ),
     Report(
-        "--output a folder, ~, an apostrophe, a long TMPDIR",
-        "jupyter/jupyter_client/issues/117",
-        "checked before, or works; one line",
+        "--output a folder, a clone that is read-only",
+        "nteract/papermill/issues/201",
+        "checked before the run; one line",
         "test_notebook_runner.py::test_places_that_cannot_be_written_are_refused_before_a_run",
     ),
     Report(
+        "~ and an apostrophe in the paths of a run",
+        "ARISE-Initiative/robomimic/pull/36",
+        "~ is the home, an apostrophe a letter",
+        "test_notebook_runner.py::test_home_and_an_apostrophe_in_a_path_do_no_harm",
+    ),
+    Report(
         "a long TMPDIR",
-        "jupyter/jupyter_client/issues/117",
+        "LMCache/LMCache/issues/3529",
         "sockets go where their names have room",
         "test_notebook_runner.py::test_a_long_folder_for_temporary_files_does_no_harm",
     ),
     Report(
         "a killed kernel",
-        "jupyter/nbclient/issues/87",
+        "nteract/papermill/issues/478",
         "one line that says so",
         "test_notebook_runner.py::test_a_killed_kernel_is_one_line",
     ),
