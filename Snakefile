@@ -103,7 +103,7 @@ rule notebook:
     priority: lambda wildcards: VALUE[wildcards.name]
     threads: 1
     shell:
-        "KC_RESULTS='{RESULTS}' python notebooks/run.py {wildcards.name} --profile {PROFILE.name} "
+        "KC_RESULTS={RESULTS:q} python notebooks/run.py {wildcards.name} --profile {PROFILE.name} "
         "--output {output.notebook}"
 
 
@@ -120,4 +120,4 @@ rule book:
         "book/_build/html/index.html",
     threads: 1
     shell:
-        "python book/build.py {RUNS} '{RESULTS}'"
+        "python book/build.py {RUNS} {RESULTS:q}"

@@ -48,6 +48,32 @@ def replace_file(path: Path, content: bytes) -> None:
         file.write(content)
 
 
+def writable(path: Path) -> Path:
+    """Return a path, ``~`` replaced, at which a file can be written, before any work for it.
+
+    Raises
+    ------
+    StoreError
+        If a folder is there, or the folder above cannot be made or written to.
+
+    Examples
+    --------
+    >>> writable(Path("~/features.bin")) == Path.home() / "features.bin"
+    True
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        raise StoreError(f"{path} is a folder; name a file in it.")
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise StoreError(
+            f"cannot write {path}: {above} is "
+            + ("not writable" if above.is_dir() else "a file, not a folder")
+            + "; name another place."
+        )
+    return path
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file that comes to stand at ``path`` when the block ends without an error.

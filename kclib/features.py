@@ -1,7 +1,8 @@
-"""Features at a tap of a network, in memory or memory-mapped, and their alignment."""
+"""Features at taps of a network, in memory or memory-mapped, and their alignment."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -9,93 +10,189 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from . import networks
-from .atomic import whole_file
-from .errors import InputError, choose
-from .training.classifier import normalised
+from . import inputs, layouts, taps
+from .atomic import whole_file, writable
+from .borrowed import borrowed
+from .errors import InputError
+from .imagenet import normalised
+
+__all__ = ["extract", "load_mapped", "normalised", "resample"]
 
 
-class _TapReached(Exception):
-    """Ends a forward pass at the tap: what lies above it need not run."""
-
-
-@torch.no_grad()
 def extract(
     network: nn.Module,
-    images: torch.Tensor,
-    tap: str,
+    images,
+    tap: str | list[str],
     *,
     batch: int = 128,
     device: torch.device | str = "cpu",
-    preprocess: Callable[[torch.Tensor], torch.Tensor] = normalised,
-    file: Path | None = None,
-    progress: Callable[[int, int, str], None] | None = None,
-) -> torch.Tensor:
+    preprocess: Callable = normalised,
+    layout: str | Mapping[str, str] | None = None,
+    grid: tuple[int, int] | None = None,
+    tokens: str = "patches",
+    file: Path | Mapping[str, Path] | None = None,
+    progress: Callable[[int, int | None, str], None] | None = None,
+) -> torch.Tensor | dict[str, torch.Tensor]:
     """Return the features of images at a tap, the network in evaluation mode.
 
     Parameters
     ----------
     network : torch.nn.Module
-        Any module that takes a batch of images; it is left on `device`, in evaluation mode.
-    images : torch.Tensor
-        Shape (N, ...): uint8 (N, 3, S, S) with the default `preprocess`.
-    tap : str
-        A name from `kclib.networks.taps`, or the path of any module inside the network; of a
-        module that is used more than once, the first use counts.
+        Any module; `DataParallel` and `torch.compile` around it, or in it, do not matter. It is
+        afterwards as it was: modes, device, buffers, hooks.
+    images : torch.Tensor, numpy.ndarray, tuple, dict, Dataset or DataLoader
+        uint8 (N, 3, S, S) with the default `preprocess`. A tuple or dict holds several inputs,
+        positional or by keyword. A data set or loader gives inputs, or pairs of input and label.
+    tap : str or list of str
+        Of torchvision's AlexNet, VGG and ResNet a name from `kclib.networks.taps`, the paper's:
+        before ReLU. Otherwise the path of a module, whose own output is read. The same string can
+        be both, a ResNet's ``"layer2"``: for torchvision's own networks it is the paper's; in
+        others, and as ``"layer2@1"`` in all, it is the module's output.
+
+        ``"relu@2"`` is the second use of a module in a forward pass; ``"lstm[0]"`` and
+        ``"encoder.last_hidden_state"`` are elements of an output, ``""`` is the network's own
+        output and ``".logits"`` an element of it. Of an output that holds one tensor, that is
+        taken. A list of taps is read in one pass.
     batch : int
-        Images at a time, 1 or more.
+        Images at a time, 1 or more. A `DataLoader` has its own.
     device : torch.device or str
     preprocess : callable
-        Applied to each batch on the device; ImageNet's normalisation of uint8 images by default.
-    file : Path, optional
+        Applied to each batch on the device; ImageNet's normalisation of uint8 images by default,
+        which leaves anything else in a tuple or dict as it is. Floating-point inputs then get the
+        type of the network's weights.
+    layout : str or dict of tap to str, optional
+        What the axes of the output are, one letter each: ``"NCHW"``, ``"NHWC"``, ``"NTC"``,
+        ``"TNC"``, ``"NCT"``, ``"NC"``. Where the modules tell, it is recognised.
+    grid : (int, int), optional
+        Rows and columns of the patches that tokens stand for. It is recognised where a convolution
+        has cut the image into them. Other tokens, such as the class token, come before them.
+    tokens : {"patches", "class", "all"}
+        Of tokens with a grid: those of the patches, as maps; the first one; or all, in a line.
+    file : Path or dict of tap to Path, optional
         Write the features to this file and memory-map it, for sets larger than memory. The file
         is there when all of it is; `load_mapped` reads it again.
     progress : callable, optional
-        Called as ``progress(done, total, text)`` with images done and in all.
+        Called as ``progress(done, total, text)`` with images done and in all (None if unknown).
 
     Returns
     -------
-    torch.Tensor
-        float32, shape (N, C, H, W); vectors (N, C) become (N, C, 1, 1), and tokens (N, T, C)
-        become (N, C, T, 1).
+    torch.Tensor, or dict of tap to torch.Tensor for a list of taps
+        float32, shape (N, C, H, W). Vectors (N, C) become (N, C, 1, 1); tokens become the maps of
+        their grid, (N, C, H, W), or a line (N, C, T, 1) where there is none.
 
     Raises
     ------
     InputError
-        If there is no such tap (the message lists those there are), or its output is no feature.
+        If there is no such tap (the message lists those there are), its output is no feature, or
+        what is given could be read in several ways; the message says what to declare.
     StoreError
         If `file` cannot be written.
+
+    Examples
+    --------
+    >>> network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5))
+    >>> images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+    >>> extract(network, images, "1").shape
+    torch.Size([2, 4, 6, 6])
+    >>> {tap: tuple(x.shape) for tap, x in extract(network, images, ["0", "3"]).items()}
+    {'0': (2, 4, 6, 6), '3': (2, 5, 1, 1)}
     """
-    if len(images) == 0 or batch < 1:
-        raise InputError(f"{len(images)} images in batches of {batch}; allowed: 1 or more of both.")
-    network.to(device).eval()
-    read = _reader(network, tap)
+    several = not isinstance(tap, str)
+    names = list(tap) if several else [tap]
+    if not names or len(set(names)) < len(names) or not all(isinstance(n, str) for n in names):
+        raise InputError(f"taps are {names}; allowed: one name, or a list of different ones.")
+    layout, files = _by_tap("layout", layout, names), _by_tap("file", file, names)
+    if len(set(files.values())) < len(files):
+        raise InputError(f"{len(names)} taps but one file; give a dict from tap to file.")
+    files = {name: writable(path) for name, path in files.items()}
+    parts, count = inputs.batches(images, batch)
+    inner, prefix = taps.unwrapped(network)
+    places = []
+    for name in names:
+        places.append(taps.locate(inner, name, prefix))
+    text = ", ".join(names)
+    weight = next((p.dtype for p in inner.parameters() if p.is_floating_point()), None)
 
-    def parts() -> Iterable[torch.Tensor]:
-        for start in range(0, len(images), batch):
-            chosen = images[start : start + batch]
-            given = preprocess(chosen.to(device))
-            if given.dim() == 4:  # convolutions are faster in this layout
-                given = given.contiguous(memory_format=torch.channels_last)
-            yield _as_maps(read(given), tap, len(chosen)).float().cpu()
+    def called(given) -> tuple[tuple, dict]:
+        return inputs.as_call(given, preprocess, weight, device)
+
+    with borrowed(inner, device), ExitStack() as stack:
+        parts = iter(parts)
+        first, small = inputs.probes(parts, count)
+        trail = layouts.Trail()
+        two, three = map(called, small)
+        trail.begin(three)
+        after_two = taps.read(inner, places, two)
+        after_three = taps.read(inner, places, three, watch=trail.see)
+        known = {
+            name: layouts.recognise(
+                after_two[place.tap],
+                after_three[place.tap],
+                name,
+                trail.until(place.module, place.use or 1),
+                place.module,
+                declared=layout.get(name),
+                maps=place.before,
+                grid=grid,
+                tokens=tokens,
+            )
+            for name, place in zip(names, places, strict=True)
+        }
+        kept = {
+            name: _Mapped(stack.enter_context(whole_file(files[name])))
+            if name in files
+            else _InMemory(count)
+            for name in names
+        }
+        done = 0
+        for given in _with(first, parts):
+            number = inputs.rows(given)
+            found = taps.read(inner, places, called(given))
+            for name, place in zip(names, places, strict=True):
+                maps = known[name].maps(found[place.tap], number, name)
+                kept[name].add(maps.float().cpu())
+            done += number
             if progress is not None:
-                progress(start + len(chosen), len(images), tap)
-
-    if file is None:
-        return _joined(parts(), len(images))
-    with whole_file(Path(file)) as opened:
-        for part in parts():
-            opened.write(part.contiguous().numpy())
-    return load_mapped(file, (len(images), *part.shape[1:]))
+                progress(done, count, text)
+        if count is not None and done != count:
+            raise InputError(
+                f"the DataLoader gave {done} of its {count} images; allowed: all of them, in order."
+            )
+    features = {
+        name: load_mapped(files[name], kept[name].shape) if name in files else kept[name].whole()
+        for name in names
+    }
+    return features if several else features[tap]
 
 
 def load_mapped(file: Path, shape: tuple[int, int, int, int]) -> torch.Tensor:
     """Memory-map float32 features (N, C, H, W) that `extract` wrote to a file.
 
     Changing the tensor does not change the file.
+
+    Parameters
+    ----------
+    file : Path
+    shape : (int, int, int, int)
+        N, C, H and W.
+
+    Raises
+    ------
+    InputError
+        If the file is missing or of another size.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> network, images = nn.Conv2d(3, 2, 3), torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     written = extract(network, images, "", file=Path(folder) / "features")
+    ...     torch.equal(load_mapped(Path(folder) / "features", written.shape), written)
+    True
     """
+    file = Path(file).expanduser()
     expected = 4 * math.prod(shape)
-    if not Path(file).exists() or Path(file).stat().st_size != expected:
+    if not file.is_file() or file.stat().st_size != expected:
         raise InputError(
             f"{file} is missing or has another size than the {expected:,} bytes of float32 "
             f"features of shape {tuple(shape)}; extract the features again."
@@ -109,8 +206,33 @@ def resample(feature: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     A side that shrinks is averaged over the old positions that each new one touches; one that
     grows is interpolated bilinearly between the centres of positions. Equal sizes change nothing.
     (The authors compare maps of equal size only.)
+
+    Parameters
+    ----------
+    feature : torch.Tensor
+        Shape (N, C, H, W).
+    size : (int, int)
+        Height and width.
+
+    Raises
+    ------
+    InputError
+        If one of the two is a line of tokens (width 1, height above 1): places in it are no rows
+        of an image.
+
+    Examples
+    --------
+    >>> resample(torch.tensor([[[[1.0, 2.0], [3.0, 6.0]]]]), (1, 1))
+    tensor([[[[3.]]]])
     """
     height, width = feature.shape[2:]
+    lines = [side for side, across in ((height, width), size) if across == 1 and side > 1]
+    if lines and (height, width) != tuple(size) and 1 not in (height * width, math.prod(size)):
+        raise InputError(
+            f"maps are {height} x {width} and {size[0]} x {size[1]}: one is a line of {lines[0]} "
+            "tokens, whose places are no rows of an image, and cannot be resampled. Read tokens of "
+            "patches as maps: features.extract(..., grid=(rows, columns))."
+        )
     smaller = (min(height, size[0]), min(width, size[1]))
     if smaller != (height, width):
         feature = F.adaptive_avg_pool2d(feature, smaller)
@@ -119,56 +241,48 @@ def resample(feature: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return feature
 
 
-def _reader(network: nn.Module, tap: str) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return a function from a batch to the tapped output."""
-    names = networks.taps(network)
-    if tap in names:
-        return networks.split(network, tap)[0].eval()
-    modules = {name: module for name, module in network.named_modules() if name}
-    module = modules[choose("tap", tap, [*names, *modules])]
-
-    def read(x: torch.Tensor) -> torch.Tensor:
-        kept = []
-
-        def keep(_module, _inputs, output):
-            kept.append(output)
-            raise _TapReached
-
-        handle = module.register_forward_hook(keep)
-        try:
-            network(x)
-        except _TapReached:
-            pass
-        finally:
-            handle.remove()
-        if not kept:
-            raise InputError(f"the forward pass never reached {tap!r}; choose a module it uses.")
-        return kept[0]
-
-    return read
-
-
-def _as_maps(output, tap: str, count: int) -> torch.Tensor:
-    """Return a module's output for ``count`` images as feature maps (N, C, H, W)."""
-    shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-    if not isinstance(output, torch.Tensor) or len(shape) not in (2, 3, 4) or shape[0] != count:
+def _by_tap(what: str, given, names: list[str]) -> dict:
+    """Return a setting by tap: given for all, or for some of them."""
+    if not isinstance(given, Mapping):
+        return {} if given is None else dict.fromkeys(names, given)
+    if set(given) - set(names):
         raise InputError(
-            f"the output at {tap!r} is {shape}; allowed: a tensor (N, C), (N, T, C) or "
-            f"(N, C, H, W) for the N = {count} images. Choose a module with such an output."
+            f"{what} is given for {', '.join(map(repr, set(given) - set(names)))}; allowed: the "
+            f"taps {', '.join(map(repr, names))}."
         )
-    if output.dim() == 2:
-        return output[:, :, None, None]  # (N, C, 1, 1)
-    if output.dim() == 3:
-        return output.transpose(1, 2)[:, :, :, None]  # (N, C, T, 1)
-    return output
+    return dict(given)
 
 
-def _joined(parts: Iterable[torch.Tensor], count: int) -> torch.Tensor:
-    """Return one tensor of ``count`` rows, filled as the parts come: half the memory of `cat`."""
-    features, done = None, 0
-    for part in parts:
-        if features is None:
-            features = torch.empty((count, *part.shape[1:]))
-        features[done : done + len(part)] = part
-        done += len(part)
-    return features
+def _with(first, rest: Iterator) -> Iterator:
+    yield first
+    yield from rest
+
+
+class _InMemory:
+    """Features of a tap, filled as the batches come: half the memory of joining them."""
+
+    def __init__(self, count: int | None):
+        self.count, self.done, self.features = count, 0, []
+
+    def add(self, part: torch.Tensor) -> None:
+        if self.count is None:
+            self.features.append(part)
+            return
+        if self.done == 0:
+            self.features = torch.empty((self.count, *part.shape[1:]))
+        self.features[self.done : self.done + len(part)] = part[: self.count - self.done]
+        self.done += len(part)
+
+    def whole(self) -> torch.Tensor:
+        return torch.cat(self.features) if self.count is None else self.features
+
+
+class _Mapped:
+    """Features of a tap, written to a file."""
+
+    def __init__(self, opened):
+        self.opened, self.shape = opened, None
+
+    def add(self, part: torch.Tensor) -> None:
+        self.opened.write(part.contiguous().numpy())
+        self.shape = (len(part) + (self.shape[0] if self.shape else 0), *part.shape[1:])

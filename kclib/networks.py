@@ -14,6 +14,7 @@ import math
 import torch
 from torch import nn
 
+from .borrowed import borrowed
 from .errors import InputError, choose
 
 #: The architectures that `build` knows; "vgg16" is VGG-16 with batch normalisation.
@@ -130,11 +131,19 @@ def taps(network: nn.Module) -> dict[str, str]:
     Returns
     -------
     dict
-        From name (``"conv4_3"``, ``"layer3"``, ``"last_conv"``) to module path.
+        From name (``"conv4_3"``, ``"layer3"``, ``"last_conv"``) to module path. Empty for other
+        networks, among them ResNets with blocks of another kind, whose stages may end otherwise.
+
+    Examples
+    --------
+    >>> taps(build("resnet18", classes=2, width=0.05, size=32))["last_conv"]
+    'layer4'
     """
     from torchvision import models
 
     if isinstance(network, models.ResNet):
+        if not all(_ends_as_published(network, getattr(network, f"layer{k}")) for k in range(1, 5)):
+            return {}
         named = {f"layer{k}": f"layer{k}" for k in range(1, 5)}
     elif isinstance(network, models.VGG):
         named, block, number = {}, 1, 1
@@ -176,7 +185,17 @@ def split(network: nn.Module, tap: str) -> tuple[nn.Sequential, nn.Sequential]:
     Raises
     ------
     InputError
-        If there is no such tap, or the network is not one that is a chain of modules.
+        If there is no such tap, or the network is not one that is a chain of modules: of another
+        class, with a forward pass of its own, or with hooks on what is taken apart. One image of
+        noise is put through head and tail and through the network; they must agree.
+
+    Examples
+    --------
+    >>> network = build("alexnet", classes=2, width=0.05, size=64).eval()
+    >>> head, tail = split(network, "conv4")
+    >>> images = torch.zeros(1, 3, 64, 64)
+    >>> torch.equal(tail(head(images)), network(images))
+    True
     """
     chain = _chain(network)
     names = taps(network)
@@ -187,15 +206,67 @@ def split(network: nn.Module, tap: str) -> tuple[nn.Sequential, nn.Sequential]:
     cut = paths.index(path)
     modules = [module for _, module in chain]
     if path.startswith("layer"):  # of a ResNet
+        if not _ends_as_published(network, modules[cut]):
+            raise InputError(_not_plain(network, f"the last block of {path} is not torchvision's"))
+        _check_hooks(network, (path, f"{path}.{len(modules[cut]) - 1}"))
         *blocks, last = modules[cut]
         head = [*modules[:cut], *blocks, _UpToAddition(last)]
-        return nn.Sequential(*head), nn.Sequential(nn.ReLU(), *modules[cut + 1 :])
-    # An in-place ReLU at the start of the tail would overwrite the tapped features.
-    rest = [
-        nn.ReLU() if isinstance(m, nn.ReLU) and k == 0 else m
-        for k, m in enumerate(modules[cut + 1 :])
-    ]
-    return nn.Sequential(*modules[: cut + 1]), nn.Sequential(*rest)
+        tail = [nn.ReLU(), *modules[cut + 1 :]]
+    else:
+        head = modules[: cut + 1]
+        # An in-place ReLU at the start of the tail would overwrite the tapped features.
+        tail = [
+            nn.ReLU() if isinstance(m, nn.ReLU) and k == 0 else m
+            for k, m in enumerate(modules[cut + 1 :])
+        ]
+    head, tail = nn.Sequential(*head), nn.Sequential(*tail)
+    _check_composition(network, head, tail)
+    return head, tail
+
+
+def _ends_as_published(network: nn.Module, stage: nn.Module) -> bool:
+    """Say whether a ResNet's stage ends in a block of torchvision's, and in its own ReLU."""
+    from torchvision.models import resnet
+
+    block = stage[-1]
+    plain = type(block).forward in (resnet.BasicBlock.forward, resnet.Bottleneck.forward)
+    own = sum(module is block.relu for module in _every_use(network)) == 1 if plain else False
+    return plain and own and type(stage) is nn.Sequential and "forward" not in vars(block)
+
+
+def _every_use(network: nn.Module):
+    return (module for _, module in network.named_modules(remove_duplicate=False))
+
+
+def _not_plain(network: nn.Module, reason: str) -> str:
+    return (
+        f"cannot split a {type(network).__name__} into head and tail: {reason}. Allowed: "
+        "torchvision's AlexNet, VGG and ResNet, their forward passes as published and without "
+        "hooks. To read features of another network, use kclib.features.extract with a module path."
+    )
+
+
+def _check_hooks(network: nn.Module, paths: tuple[str, ...]) -> None:
+    """Refuse hooks on modules that are taken apart, for they would not run."""
+    for path in paths:
+        module = network.get_submodule(path)
+        if module._forward_hooks or module._forward_pre_hooks:
+            raise InputError(_not_plain(network, f"there is a hook on {path or 'the network'}"))
+
+
+def _check_composition(network: nn.Module, head: nn.Module, tail: nn.Module) -> None:
+    """Refuse a head and a tail that together are another network."""
+    weight = next(network.parameters())
+    image = torch.randn(
+        1, weight.shape[1], 64, 64, generator=torch.Generator().manual_seed(0)
+    )  # of a size that every network of these takes
+    with borrowed(network, weight.device):
+        image = image.to(weight)
+        expected = network(image)
+        found = tail(head(image))
+        scale = float(expected.abs().max().nan_to_num())
+        if not torch.allclose(found, expected, rtol=1e-3, atol=1e-3 * scale, equal_nan=True):
+            raise InputError(_not_plain(network, "its forward pass is not that of its modules"))
 
 
 class _UpToAddition(nn.Module):
@@ -218,6 +289,15 @@ def _chain(network: nn.Module) -> list[tuple[str, nn.Module]]:
     """Return the modules that are applied one after the other, with their paths."""
     from torchvision import models
 
+    published = (models.ResNet, models.VGG, models.AlexNet)
+    kinds = [kind for kind in published if isinstance(network, kind)]
+    if kinds:
+        if type(network).forward is not kinds[0].forward or "forward" in vars(network):
+            raise InputError(_not_plain(network, "it has a forward pass of its own"))
+    if kinds:
+        _check_hooks(
+            network, ("",) if kinds[0] is models.ResNet else ("", "features", "classifier")
+        )
     if isinstance(network, models.ResNet):
         names = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
         stages = [(name, getattr(network, name)) for name in names]
@@ -226,11 +306,7 @@ def _chain(network: nn.Module) -> list[tuple[str, nn.Module]]:
         stages = [(f"features.{k}", module) for k, module in enumerate(network.features)]
         classifier = [(f"classifier.{k}", module) for k, module in enumerate(network.classifier)]
     else:
-        raise InputError(
-            f"cannot split a {type(network).__name__} into head and tail; allowed: torchvision's "
-            "AlexNet, VGG and ResNet. To read features of another network, use "
-            "kclib.features.extract with a module path."
-        )
+        raise InputError(_not_plain(network, "it is no chain of modules"))
     return [*stages, ("avgpool", network.avgpool), ("flatten", nn.Flatten()), *classifier]
 
 

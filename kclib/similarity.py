@@ -2,12 +2,15 @@
 
 All take two features as float64 matrices of positions times channels, rows of the same positions of
 the same images (see `rows_of`), remove each channel's mean first, and return 1 for a feature
-compared with itself. None of them looks at a position's neighbours.
+compared with itself. None of them looks at a position's neighbours. They warn of fewer rows than
+the two have channels together, for then each of them finds a likeness in unrelated noise too.
 """
+
+import warnings
 
 import torch
 
-from .errors import InputError
+from .errors import DegenerateFeatures, InputError
 from .features import resample
 
 #: Singular values below this share of the largest count as 0.
@@ -32,6 +35,12 @@ def rows_of(
     -------
     tuple of torch.Tensor
         float64, shapes (M, C) and (M, C*).
+
+    Examples
+    --------
+    >>> one, other = rows_of(torch.rand(2, 3, 4, 4), torch.rand(2, 5, 2, 2), count=6, seed=0)
+    >>> one.shape, other.shape
+    (torch.Size([6, 3]), torch.Size([6, 5]))
     """
     if len(x) != len(target) or count < 1:
         raise InputError(
@@ -50,6 +59,12 @@ def linear_cka(x: torch.Tensor, y: torch.Tensor) -> float:
     """Return linear centred kernel alignment (Kornblith et al., 2019), from 0 to 1.
 
     Symmetric; unchanged by rotations (permutations among them) and by one factor on all channels.
+
+    Examples
+    --------
+    >>> x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0], [2.0, 0.0]])
+    >>> round(linear_cka(x, 3 * x.flip(1)), 6)
+    1.0
     """
     x, y = _centred(x, y)
     return float((x.T @ y).norm() ** 2 / ((x.T @ x).norm() * (y.T @ y).norm()))
@@ -69,6 +84,12 @@ def svcca(x: torch.Tensor, y: torch.Tensor, *, kept: float = 0.99) -> float:
         Shapes (M, C) and (M, C*).
     kept : float
         Above 0 and at most 1. With 1 it is plain CCA, unchanged by any invertible linear map.
+
+    Examples
+    --------
+    >>> x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0], [2.0, 0.0]])
+    >>> round(svcca(x, 3 * x.flip(1)), 6)
+    1.0
     """
     if not 0 < kept <= 1:
         raise InputError(f"kept is {kept}; allowed: above 0 and at most 1.")
@@ -87,6 +108,12 @@ def procrustes(x: torch.Tensor, y: torch.Tensor) -> float:
     2 - 2 s, where s is the sum of the singular values of x^T y (Schönemann, 1966). Returned is s.
     Features of different widths are compared as if zeros filled the narrower one. Symmetric;
     unchanged by rotations and by one factor on all channels.
+
+    Examples
+    --------
+    >>> x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0], [2.0, 0.0]])
+    >>> round(procrustes(x, 3 * x.flip(1)), 6)
+    1.0
     """
     x, y = _centred(x, y)
     return float(torch.linalg.svdvals(x.T @ y).sum() / (x.norm() * y.norm()))
@@ -114,6 +141,12 @@ def stitching(
     -------
     float
         At most 1; on held-out rows it can be negative.
+
+    Examples
+    --------
+    >>> x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0], [2.0, 0.0]])
+    >>> round(stitching(x, x @ torch.rand(2, 5)), 6)
+    1.0
     """
     mean_x, mean_y = x.double().mean(0), y.double().mean(0)
     u, s, vh = _svd(_centred(x, y)[0])
@@ -141,6 +174,13 @@ def _centred(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
                 "a feature has the same value at all positions; it cannot be compared."
             )
         parts.append(centred)
+    if len(x) < x.shape[1] + y.shape[1]:
+        warnings.warn(
+            f"{len(x)} rows for {x.shape[1]} and {y.shape[1]} channels: with fewer rows than both "
+            "have together, unrelated noise looks alike too. Take more images or positions.",
+            DegenerateFeatures,
+            stacklevel=3,
+        )
     return tuple(parts)
 
 

@@ -12,7 +12,7 @@ try:  # Ctrl-C may come in the seconds that these take
     import papermill
     from traitlets.config import Config
 
-    from kclib.atomic import replace_file
+    from kclib.atomic import replace_file, writable
     from kclib.book import parameters
     from kclib.errors import InputError, choose
 except KeyboardInterrupt:
@@ -20,6 +20,7 @@ except KeyboardInterrupt:
     sys.exit(130)
 
 FOLDER = Path(__file__).parent
+_LONGEST = 70  # characters of a folder of sockets: the system allows about 100 for their paths
 
 
 def names() -> list[str]:
@@ -37,17 +38,19 @@ def check(notebook: str, given: dict) -> dict:
 
 def execute(notebook: str, given: dict, output: Path) -> None:
     """Run a notebook with checked parameters; ``output`` is written if it ran to its end."""
+    output = writable(output)
     # Bars belong on the terminal of this run, not in the notebook.
     os.environ.setdefault("KC_PROGRESS", f"/proc/{os.getpid()}/fd/2")
     for name in ("KC_STORE", "KC_DATA", "KC_RESULTS", "KC_PROGRESS"):
         if named := os.environ.get(name):
-            os.environ[name] = os.path.abspath(named)  # the kernel works in another folder
+            # The kernel works in another folder.
+            os.environ[name] = os.path.abspath(os.path.expanduser(named))
     part = output.with_name(f".{os.getpid()}-{output.name}")
     output.parent.mkdir(parents=True, exist_ok=True)
     try:
         # Sockets that are files: of two kernels started at once on free ports, one may die, for
         # a port is found free some time before it is taken.
-        with tempfile.TemporaryDirectory() as sockets:
+        with tempfile.TemporaryDirectory(dir=place_for_sockets()) as sockets:
             papermill.execute_notebook(
                 FOLDER / f"{notebook}.ipynb",
                 part,
@@ -62,8 +65,33 @@ def execute(notebook: str, given: dict, output: Path) -> None:
         if error.ename in ("InputError", "StoreError"):
             raise InputError(error.evalue) from None
         raise
+    except RuntimeError as error:
+        if type(error).__name__ != "DeadKernelError":  # of nbclient, which papermill brings along
+            raise
+        raise InputError(
+            f"the process that ran {notebook} was ended from outside, usually because memory ran "
+            "out; what was finished is in the store. Free memory, or run fewer processes, and run "
+            "the same command to go on."
+        ) from None
     finally:
         part.unlink(missing_ok=True)
+
+
+def place_for_sockets() -> str:
+    """Return a folder for temporary files whose path leaves room for the names of sockets.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    for folder in (tempfile.gettempdir(), "/tmp"):
+        if len(os.fsencode(folder)) <= _LONGEST and os.access(folder, os.W_OK):
+            return folder
+    raise InputError(
+        f"TMPDIR names {tempfile.gettempdir()}, too long a path for sockets, and /tmp cannot be "
+        f"written to; set TMPDIR to a folder whose path has at most {_LONGEST} characters."
+    )
 
 
 def in_place(notebook: str, given: dict) -> Path:

@@ -286,6 +286,21 @@ def test_dogs_come_from_three_archives_with_the_first_box_of_each_photo(dogs, ro
     assert test.digest != train.digest
 
 
+@pytest.mark.parametrize("left", [".DS_Store", "Thumbs.db", ".ipynb_checkpoints/x", "__MACOSX/x"])
+def test_what_a_file_manager_leaves_is_no_class(dogs, root, scipy, left):
+    train = dogs120(root, "train", SIDE, download=True, archives=dogs)
+    place = next(root.glob("images-*")) / "Images" / left
+    place.parent.mkdir(exist_ok=True)
+    place.write_bytes(b"")
+    again = dogs120(root, "train", SIDE, archives=dogs)
+    assert again.class_names == train.class_names and torch.equal(again.labels, train.labels)
+    assert again.digest == train.digest
+    # A folder more is a class more, and another set of images.
+    (place.parent if place.parent.name == "Images" else place.parents[1]).joinpath("a").mkdir()
+    more = dogs120(root, "train", SIDE, archives=dogs)
+    assert len(more.class_names) == len(train.class_names) + 1 and more.digest != train.digest
+
+
 def test_dogs_without_scipy_are_refused_before_anything_is_fetched(dogs, root, monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy", None)
     monkeypatch.setitem(sys.modules, "scipy.io", None)

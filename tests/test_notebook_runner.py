@@ -8,6 +8,7 @@ import runpy
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -226,6 +227,58 @@ def test_refreshing_in_place_changes_outputs_only(small, monkeypatch):
     assert path.read_text() == first
     # Lines of text are lines of the file, so that a difference shows which changed.
     assert '"# A title\\n",\n' in first and first.endswith("}\n")
+
+
+def test_places_that_cannot_be_written_are_refused_before_a_run(
+    small, kernels, monkeypatch, tmp_path, capsys
+):
+    small("print()")
+    (tmp_path / "file").write_text("")
+    for output, message in (
+        (tmp_path, f"{tmp_path} is a folder; name a file in it"),
+        (tmp_path / "file" / "out.ipynb", "file is a file, not a folder"),
+    ):
+        assert call(monkeypatch, "small", "--output", output) == 2
+        assert message in capsys.readouterr().err
+    monkeypatch.setattr(os, "access", lambda *_: False)  # as in a clone that is read-only
+    for words in ([], ["--output", tmp_path / "out.ipynb"]):
+        assert call(monkeypatch, "small", *words) == 2
+        error = capsys.readouterr().err
+        assert "is not writable; name another place" in error and len(error.splitlines()) == 1
+    assert not kernels and sorted(p.name for p in tmp_path.iterdir()) == ["file", "notebooks"]
+
+
+def test_home_and_an_apostrophe_in_a_path_do_no_harm(small, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("KC_STORE", "~/store")
+    folder = tmp_path / "it's here"
+    path = small("import os\nprint(os.environ['KC_STORE'])")
+    folder.mkdir()
+    path.rename(folder / path.name)
+    monkeypatch.setattr(run, "FOLDER", folder)
+    assert call(monkeypatch, "small", "--output=~/out's.ipynb") == 0
+    [output] = nbformat.read(tmp_path / "out's.ipynb", 4).cells[-1].outputs
+    assert output.text == f"{tmp_path}/store\n"
+
+
+def test_a_long_folder_for_temporary_files_does_no_harm(small, monkeypatch, tmp_path):
+    folder = tmp_path / ("t" * 100)
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    small("print('done')")
+    assert call(monkeypatch, "small", "--output", tmp_path / "out.ipynb") == 0
+    assert list(folder.iterdir()) == []
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(InputError, match="TMPDIR names .*at most 70 characters"):
+        run.place_for_sockets()
+
+
+def test_a_killed_kernel_is_one_line(small, monkeypatch, tmp_path, capfd):
+    small("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
+    assert call(monkeypatch, "small", "--output", tmp_path / "out.ipynb") == 2
+    [line] = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error")]
+    assert "ended from outside, usually because memory ran out" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["notebooks"]
 
 
 def test_styled_tables_are_the_same_at_every_run(small, monkeypatch, tmp_path):

@@ -151,7 +151,7 @@ def dogs120(root, split: str, size: int, download=False, *, archives=DOGS, progr
     images, annotation, lists = (fetch(one, root, download, progress) for one in archives)
     split_file = lists / f"{split}_list.mat"
     with _official_layout(lists.parent):
-        class_names = sorted(entry.name for entry in (images / "Images").iterdir())
+        class_names = _folders(images / "Images")
         crops = []
         for cell in loadmat(split_file)["file_list"].ravel():
             photo = str(cell.item())  # breed/name.jpg
@@ -287,6 +287,13 @@ def _official_layout(folder):
         ) from None
 
 
+def _folders(path) -> list[str]:
+    """Return the names of the folders that are classes: not what a file manager leaves there."""
+    return sorted(
+        e.name for e in path.iterdir() if e.is_dir() and not e.name.startswith((".", "_"))
+    )
+
+
 def _table(path, keys=1) -> dict[str, str]:
     """Read one of CUB's lists: on each line one or two numbers, and what they stand for."""
     rows = (line.split(maxsplit=keys) for line in path.read_text("utf-8").splitlines())
@@ -324,7 +331,7 @@ def _image_set(crops, class_names, size, made_from, progress, part_names=()) -> 
         if progress is not None:
             progress(i + 1, len(crops))
     split, split_file, *archives = made_from
-    key = " ".join([split, str(size), *(archive.sha256 for archive in archives)])
+    key = " ".join([split, str(size), *class_names, *(archive.sha256 for archive in archives)])
     return ImageSet(
         images=torch.from_numpy(images),
         labels=torch.tensor([crop.label for crop in crops], dtype=torch.int64),

@@ -14,13 +14,11 @@ from torch.nn import functional as F
 
 from ..atomic import replace_file
 from ..errors import InputError, choose
+from ..imagenet import normalised
 from .epochs import Loss, cross_entropy, learn
 
 #: Courses of the learning rate; see `Recipe`.
 SCHEDULES = ("log", "one-cycle")
-#: Mean and standard deviation of ImageNet's channels, in units of the 0 to 255 of a uint8 image.
-IMAGENET_MEAN = (123.675, 116.28, 103.53)
-IMAGENET_STD = (58.395, 57.12, 57.375)
 
 
 @dataclass(frozen=True)
@@ -122,19 +120,6 @@ def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
     share = (step - rise) / max(1, steps - rise)
     fall = (1 + math.cos(math.pi * share)) / 2
     return recipe.final_rate + (recipe.rate - recipe.final_rate) * fall
-
-
-def normalised(images: torch.Tensor) -> torch.Tensor:
-    """Turn uint8 images (N, 3, S, S) into float32, channels last, ImageNet's mean and scale.
-
-    Examples
-    --------
-    >>> normalised(torch.zeros(1, 3, 2, 2, dtype=torch.uint8))[0, :, 0, 0]
-    tensor([-2.1179, -2.0357, -1.8044])
-    """
-    mean = torch.tensor(IMAGENET_MEAN, device=images.device).view(1, 3, 1, 1)
-    std = torch.tensor(IMAGENET_STD, device=images.device).view(1, 3, 1, 1)
-    return ((images.float() - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
 def train(

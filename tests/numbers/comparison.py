@@ -109,7 +109,7 @@ if __name__ == "__main__":
     first, *others = map(Path, sys.argv[1:])
     FILE.write_text(
         "# Written by comparison.py from runs of the smoke profile with one thread and two, with\n"
-        "# and without bfloat16: twice the largest deviation of each field; fields that a measured\n"
-        "# number chooses (the best epoch); claims whose verdicts such a change turns.\n"
+        "# and without bfloat16: twice the largest deviation of each field; fields that a\n"
+        "# measured number chooses (the best epoch); claims whose verdicts such a change turns.\n"
         + yaml.safe_dump(chosen(first, others), sort_keys=True)
     )

@@ -1,6 +1,5 @@
 """The smoke book's numbers are the recorded ones, field by field; `make test` builds it first."""
 
-
 import pytest
 import yaml
 from comparison import FILE, differences
