@@ -373,6 +373,11 @@ def over_networks(draws: torch.Tensor, seed: int) -> torch.Tensor:
     -------
     torch.Tensor
         float64, shape (R,): the mean over pairs, both networks and images resampled.
+
+    Examples
+    --------
+    >>> over_networks(torch.tensor([[0.1, 0.2, 0.3]]), seed=0)
+    tensor([0.1000, 0.2000, 0.3000])
     """
     pairs, resamples = draws.shape
     if pairs == 1:
@@ -399,6 +404,11 @@ def share_of_networks(draws: torch.Tensor, seed: int) -> float:
     -------
     float
         0 (networks do not differ) to 1 (images do not).
+
+    Examples
+    --------
+    >>> share_of_networks(torch.tensor([[0.1, 0.2, 0.3], [0.1, 0.2, 0.3]]), seed=0)
+    0.0
     """
     of_images = draws.mean(0).var()
     of_networks = over_networks(draws.mean(1, keepdim=True).expand_as(draws), seed).var()

@@ -11,8 +11,7 @@ from torch.nn import functional as F
 
 from kclib import networks
 from kclib.errors import InputError, StoreError
-from kclib.features import extract, load_mapped, resample
-from kclib.features import normalised
+from kclib.features import extract, load_mapped, normalised, resample
 
 # isort: split
 from torchvision.models import VisionTransformer  # imports only after kclib

@@ -19,9 +19,10 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
-from kclib import creatures, fit, networks, similarity
+from kclib import fit, networks, similarity
 from kclib.errors import DegenerateFeatures, InputError
 from kclib.features import extract, normalised, resample
+from kclib.images import creatures
 
 # isort: split
 from torchvision import models  # imports only after kclib
