@@ -413,3 +413,53 @@ def share_of_networks(draws: torch.Tensor, seed: int) -> float:
     of_images = draws.mean(0).var()
     of_networks = over_networks(draws.mean(1, keepdim=True).expand_as(draws), seed).var()
     return float(of_networks / (of_networks + of_images))
+
+
+def paired_difference(
+    one: torch.Tensor,
+    other: torch.Tensor,
+    *,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    """Return the difference of two means over the same images, with its paired interval.
+
+    Images are resampled for both at once. Of two networks' right answers, it is the gain in
+    accuracy.
+
+    Parameters
+    ----------
+    one, other : torch.Tensor
+        Shape (N,), one number an image, e.g. bool: whether it was answered rightly.
+    resamples, level, seed
+        As for `Evaluation.intervals`.
+
+    Returns
+    -------
+    tuple of float
+        The mean of ``one`` minus that of ``other``, and the lower and upper end of its interval.
+
+    Raises
+    ------
+    InputError
+        If the two are not of the same images.
+
+    Examples
+    --------
+    >>> right = torch.tensor([True] * 60 + [False] * 40)
+    >>> paired_difference(right, right)
+    (0.0, 0.0, 0.0)
+    >>> gain, low, high = paired_difference(right, right.flip(0))
+    >>> gain, low < gain < high
+    (0.0, True)
+    """
+    if one.dim() != 1 or one.shape != other.shape:
+        raise InputError(
+            f"numbers of shape {tuple(one.shape)} and {tuple(other.shape)}; allowed: (N,), both "
+            "of the same images."
+        )
+    difference = one.double() - other.double()
+    return ratio_interval(
+        difference, torch.ones_like(difference), resamples=resamples, level=level, seed=seed
+    )

@@ -12,6 +12,7 @@ from kclib.measures import (
     bootstrap_weights,
     neighbour_products,
     over_networks,
+    paired_difference,
     quantiles,
     rank_correlation,
     ratio_interval,
@@ -208,6 +209,25 @@ def test_ratio_interval():
     assert (ratio, low, high) == ratio_interval(numerator, denominator, resamples=400, seed=3)
     # A ratio that every image shares has no uncertainty.
     assert ratio_interval(3 * denominator, denominator) == pytest.approx((3, 3, 3))
+
+
+def test_a_difference_is_paired_by_images():
+    right = normal(400) > 0
+    other = right ^ (normal(400, seed=1) > 1.5)  # another answer to few of the images
+    found = paired_difference(right, other, resamples=400, seed=3)
+    assert found[0] == pytest.approx(float(right.double().mean() - other.double().mean()))
+    assert found[1] < found[0] < found[2]
+    swapped = paired_difference(other, right, resamples=400, seed=3)
+    assert swapped == pytest.approx((-found[0], -found[2], -found[1]))
+    # The same shares of right answers, but not to the same images, tell less.
+    shuffled = other[torch.randperm(400, generator=torch.Generator().manual_seed(2))]
+    unpaired = paired_difference(right, shuffled, resamples=400, seed=3)
+    assert unpaired[0] == pytest.approx(found[0])
+    assert unpaired[2] - unpaired[1] > 1.5 * (found[2] - found[1])
+    # Image by image the same difference has no uncertainty.
+    assert paired_difference(right.double() + 0.5, right) == pytest.approx((0.5, 0.5, 0.5))
+    with pytest.raises(InputError, match="both of the same images"):
+        paired_difference(right, right[1:])
 
 
 def test_the_order_to_stop_at_is_the_highest_that_other_images_support():

@@ -1,6 +1,6 @@
 """How the book writes numbers: shares, gains, intervals, and the tables that hold them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import pandas as pd
 from pandas.io.formats.style import Styler
@@ -109,3 +109,107 @@ def verdicts(artefact: str, outcomes: Iterable[Outcome]) -> Styler:
         ],
         {},
     )
+
+
+def sum_of_orders(upto: int) -> str:
+    """Name the sum of the orders 0 to ``upto``, as the paper's tables do.
+
+    Examples
+    --------
+    >>> sum_of_orders(2)
+    'x(0)+x(1)+x(2)'
+    """
+    return "+".join(f"x({k})" for k in range(upto + 1))
+
+
+def compared(
+    run: Iterable[Mapping],
+    recorded: Iterable[Mapping],
+    at: Sequence[str],
+    share: str,
+    printed: Callable[..., float | None],
+) -> pd.DataFrame:
+    """Set a share beside the recorded one and the paper's, line by line, in percent.
+
+    Parameters
+    ----------
+    run, recorded : iterable of mapping
+        Rows; those without the share are left out.
+    at : sequence of str
+        The fields that name a line. Lines that only the recorded run has come last.
+    share : str
+        The field that is compared, 0 to 1.
+    printed : callable
+        Gives the paper's number in percent, or None, from what ``at`` names, in that order.
+
+    Returns
+    -------
+    DataFrame
+        Indexed by ``at``, with the columns "paper", "recorded (real64)" and "this run".
+
+    Examples
+    --------
+    >>> run, had = {"tap": "conv4", "accuracy": 0.5}, {"tap": "conv5", "accuracy": 0.25}
+    >>> compared([run], [had], ["tap"], "accuracy", {"conv4": 45.0}.get).loc["conv4"].tolist()
+    [45.0, nan, 50.0]
+    """
+    ours, had = (
+        pd.DataFrame([row for row in rows if share in row], columns=[*at, share]).set_index([*at])
+        for rows in (run, recorded)
+    )
+    lines = ours.index.append(had.index.difference(ours.index, sort=False))
+    names = lines if len(at) > 1 else ((name,) for name in lines)
+    numbers = pd.Series([printed(*line) for line in names], lines, dtype=float)
+    shares = {"recorded (real64)": had[share], "this run": ours[share]}
+    percent = {name: 100 * found.reindex(lines) for name, found in shares.items()}
+    return pd.DataFrame({"paper": numbers} | percent)
+
+
+def gains(lines: pd.DataFrame, value: str, low: str, high: str) -> pd.Series:
+    """Write a difference of shares with its interval, line by line; see `points`.
+
+    Examples
+    --------
+    >>> lines = pd.DataFrame({"gain": [0.013], "low": [0.002], "high": [0.023]}, index=["vgg16"])
+    >>> gains(lines, "gain", "low", "high").to_dict()
+    {'vgg16': '+1.3 (+0.2 to +2.3)'}
+    """
+    columns = zip(lines[value], lines[low], lines[high], strict=True)
+    return pd.Series([points(*line) for line in columns], lines.index, dtype=object)
+
+
+def listed(lines: pd.DataFrame, *columns: str, names: Sequence[str] = ("network", "tap")) -> str:
+    """List a difference of shares in points, of each line's names.
+
+    Parameters
+    ----------
+    lines : DataFrame
+    columns : str
+        The difference and, if wanted, the lower and upper end of its interval.
+    names : sequence of str
+        What names a line.
+
+    Examples
+    --------
+    >>> line = {"network": "vgg16", "tap": "conv4_3", "gain": 0.013, "low": 0.002, "high": 0.023}
+    >>> listed(pd.DataFrame([line]), "gain")
+    'vgg16 conv4_3 +1.3'
+    >>> listed(pd.DataFrame([line]), "gain", "low", "high", names=["tap"])
+    'conv4_3 +1.3 (+0.2 to +2.3)'
+    """
+    return "; ".join(
+        " ".join([*(line[name] for name in names), points(*(line[c] for c in columns))])
+        for line in lines.to_dict("records")
+    )
+
+
+def resolution(low: Iterable[float], high: Iterable[float]) -> str:
+    """Say which gains intervals of such widths tell from 0.
+
+    Examples
+    --------
+    >>> resolution([0.01, -0.02], [0.03, 0.02])
+    'the test images tell gains of 2.0 points from 0, not smaller ones'
+    """
+    widest = max(end - start for start, end in zip(low, high, strict=True))
+    return f"the test images tell gains of {50 * widest:.1f} points from 0, not smaller ones"
