@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kclib import fit, measures
 from kclib.errors import InputError
 from kclib.measures import (
     Evaluation,
@@ -255,3 +256,16 @@ def test_equal_values_share_their_rank_and_a_constant_has_no_order():
         0.9486833
     )  # by hand: 4.5 / 22.5**.5
     assert float(rank_correlation(one, torch.ones(4))) == 0
+
+
+@pytest.mark.parametrize("solver", ["joint", "lowest_first"])
+def test_the_split_of_a_target_is_what_its_evaluation_measures(solver):
+    x, target = normal(40, 3, 4, 4), normal(40, 5, 2, 2, seed=1)
+    fitted = fit(x, target, order=1, solver=solver, norm="dataset", epochs=1)
+    parts = measures.split(fitted.disentangler, x, target)
+    assert list(parts) == ["target x*", "x(0)", "x(1)", "x_delta"]
+    whole = parts.pop("target x*")
+    assert whole is target
+    torch.testing.assert_close(sum(parts.values()), target)
+    rest = variance(parts["x_delta"]) / variance(target)
+    assert rest == pytest.approx(fitted.evaluate(x, target).residual, abs=1e-6)

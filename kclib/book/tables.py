@@ -109,3 +109,14 @@ def verdicts(artefact: str, outcomes: Iterable[Outcome]) -> Styler:
         ],
         {},
     )
+
+
+def estimate(value: float, low: float, high: float, digits: int = 3) -> str:
+    """Write a number with its interval.
+
+    Examples
+    --------
+    >>> estimate(0.15, 0.1234, 0.2)
+    '0.150 (0.123 to 0.200)'
+    """
+    return "" if pd.isna(value) else f"{value:.{digits}f} ({interval(low, high, digits)})"
