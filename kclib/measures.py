@@ -4,8 +4,10 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
+from torch import nn
 
 from .errors import InputError
+from .features import resample
 
 
 @dataclass(frozen=True)
@@ -463,3 +465,36 @@ def paired_difference(
     return ratio_interval(
         difference, torch.ones_like(difference), resamples=resamples, level=level, seed=seed
     )
+
+
+@torch.no_grad()
+def split(
+    disentangler: nn.Module, x: torch.Tensor, target: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Split a target feature into what a disentangler gives of it and what it leaves.
+
+    Parameters
+    ----------
+    disentangler : Disentangler or StagewiseDisentangler
+        Fitted from features like x to features like the target.
+    x : torch.Tensor
+        Shape (N, C, H, W); brought to the target's map size if it has another one.
+    target : torch.Tensor
+        x*, shape (N, C*, H*, W*).
+
+    Returns
+    -------
+    dict of str to torch.Tensor
+        ``"target x*"``, the orders ``"x(0)"``, ``"x(1)"``, ..., and the rest ``"x_delta"``, each
+        (N, C*, H*, W*): orders and rest add up to the target.
+
+    Examples
+    --------
+    >>> from kclib import Disentangler
+    >>> x, target = torch.randn(2, 3, 4, 4), torch.randn(2, 5, 4, 4)
+    >>> list(split(Disentangler(3, 5, order=1), x, target))
+    ['target x*', 'x(0)', 'x(1)', 'x_delta']
+    """
+    orders = disentangler.decompose(resample(x, target.shape[2:]))  # (K + 1, N, C*, H*, W*)
+    numbered = {f"x({k})": part for k, part in enumerate(orders)}
+    return {"target x*": target, **numbered, "x_delta": target - orders.sum(0)}

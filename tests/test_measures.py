@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kclib import fit, measures
 from kclib.errors import InputError
 from kclib.measures import (
     Evaluation,
@@ -318,3 +319,16 @@ def test_both_spreads_add_up():
 def test_a_single_pair_has_the_interval_over_images():
     draws = drawn(1, 1.0, 1.0)
     assert torch.equal(over_networks(draws, 3), draws[0])
+
+
+@pytest.mark.parametrize("solver", ["joint", "lowest_first"])
+def test_the_split_of_a_target_is_what_its_evaluation_measures(solver):
+    x, target = normal(40, 3, 4, 4), normal(40, 5, 2, 2, seed=1)
+    fitted = fit(x, target, order=1, solver=solver, norm="dataset", epochs=1)
+    parts = measures.split(fitted.disentangler, x, target)
+    assert list(parts) == ["target x*", "x(0)", "x(1)", "x_delta"]
+    whole = parts.pop("target x*")
+    assert whole is target
+    torch.testing.assert_close(sum(parts.values()), target)
+    rest = variance(parts["x_delta"]) / variance(target)
+    assert rest == pytest.approx(fitted.evaluate(x, target).residual, abs=1e-6)

@@ -213,3 +213,14 @@ def resolution(low: Iterable[float], high: Iterable[float]) -> str:
     """
     widest = max(end - start for start, end in zip(low, high, strict=True))
     return f"the test images tell gains of {50 * widest:.1f} points from 0, not smaller ones"
+
+
+def estimate(value: float, low: float, high: float, digits: int = 3) -> str:
+    """Write a number with its interval.
+
+    Examples
+    --------
+    >>> estimate(0.15, 0.1234, 0.2)
+    '0.150 (0.123 to 0.200)'
+    """
+    return "" if pd.isna(value) else f"{value:.{digits}f} ({interval(low, high, digits)})"
