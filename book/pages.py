@@ -10,7 +10,10 @@ import yaml
 
 from kclib.atomic import replace_file
 from kclib.book import parameters, records
-from kclib.book.records import Claim, Result
+from kclib.book.claims import Claim, Outcome, check, of, registry
+from kclib.book.records import Result
+from kclib.book.verdicts import RULES
+from kclib.errors import InputError
 
 ROOT = Path(__file__).parent.parent
 #: The book's profiles, the one that tells most first; a reader's own come after them.
@@ -23,11 +26,18 @@ _MEANING = {
 
 
 def collect(folders: list[Path]) -> dict[str, dict[str, Result]]:
-    """Return results by profile and artefact; those of a later folder replace an earlier one's."""
+    """Return results by profile and artefact; those of a later folder replace an earlier one's.
+
+    Raises
+    ------
+    InputError
+        If a file is not a result, or its claims are not those of the registry as they stand now.
+    """
     found: dict[str, dict[str, Result]] = {}
     for folder in folders:
         for path in sorted(folder.glob("*.json")):
             result = records.read(path)
+            check(result.artefact, result.claims, str(path))
             found.setdefault(result.profile, {})[result.artefact] = result
     names = [name for name in _MEANING if name in found] + sorted(found.keys() - _MEANING)
     return {name: found[name] for name in names}
@@ -46,24 +56,32 @@ def titles() -> dict[str, str]:
     return found
 
 
-def in_order(results: dict[str, dict[str, Result]]) -> dict[str, str]:
-    """Return the artefacts that have claims, in the book's order, each with its title."""
-    claimed = {
-        name: name for found in results.values() for name, result in found.items() if result.claims
-    }
-    ordered = {name: title for name, title in titles().items() if name in claimed}
-    return ordered | {name: name for name in sorted(claimed.keys() - ordered)}
+def in_order() -> dict[str, str]:
+    """Return the artefacts that have claims, in the book's order, each with its title.
+
+    Raises
+    ------
+    InputError
+        If a claim belongs to none of the book's notebooks: nobody would see it.
+    """
+    claimed = {claim.artefact for claim in registry().values()}
+    if unknown := sorted(claimed - titles().keys()):
+        raise InputError(
+            f"results/claims.yaml has claims of {', '.join(unknown)}, which is no notebook in "
+            f"_toc.yml; allowed: {', '.join(titles())}."
+        )
+    return {name: title for name, title in titles().items() if name in claimed}
 
 
 def summary(results: dict[str, dict[str, Result]]) -> str:
     """Return the home page's table: verdicts of each page's claims, one column a profile."""
     profiles = list(results)
     lines = [f"| Page | {' | '.join(profiles)} |", f"| --- |{' --- |' * len(profiles)}"]
-    for name, title in in_order(results).items():
-        link = f"[{_cell(title)}](../notebooks/{name}.ipynb)" if name in titles() else name
+    for name, title in in_order().items():
         cells = [
             counted(results[p][name].claims) if name in results[p] else "not run" for p in profiles
         ]
+        link = f"[{_cell(title)}](../notebooks/{name}.ipynb)"
         lines.append(f"| {link} | {' | '.join(cells)} |")
     totals = [counted([c for r in results[p].values() for c in r.claims]) for p in profiles]
     lines.append(f"| **all claims** | {' | '.join(totals)} |")
@@ -71,9 +89,9 @@ def summary(results: dict[str, dict[str, Result]]) -> str:
     return "\n".join([*lines, "", f"Columns are profiles. {meanings}.", ""])
 
 
-def counted(claims: list[Claim]) -> str:
+def counted(outcomes: list[Outcome]) -> str:
     """Say how many claims had which verdict."""
-    number = Counter(claim.verdict for claim in claims)
+    number = Counter(outcome.verdict for outcome in outcomes)
     words = {"holds": "hold", "partly": "partly", "fails": "fail", "not testable": "not testable"}
     return ", ".join(f"{number[v]} {word}" for v, word in words.items() if number[v])
 
@@ -81,28 +99,34 @@ def counted(claims: list[Claim]) -> str:
 def claims(results: dict[str, dict[str, Result]]) -> str:
     """Return the claims page: each claim with its test and its outcome under every profile."""
     blocks = []
-    for name, title in in_order(results).items():
+    for artefact, title in in_order().items():
         blocks.append(f"## {title}\n")
-        outcomes: dict[str, dict[str, Claim]] = {}
-        for profile, artefacts in results.items():
-            for claim in artefacts[name].claims if name in artefacts else ():
-                outcomes.setdefault(claim.id, {})[profile] = claim
-        blocks += [_claim(found) for found in outcomes.values()]
+        outcomes: dict[str, dict[str, Outcome]] = {}
+        for profile, found in results.items():
+            for outcome in found[artefact].claims if artefact in found else ():
+                outcomes.setdefault(outcome.id, {})[profile] = outcome
+        blocks += [_claim(claim, outcomes.get(name, {})) for name, claim in of(artefact).items()]
     return "\n".join(blocks)
 
 
-def _claim(outcomes: dict[str, Claim]) -> str:
+def _claim(claim: Claim, outcomes: dict[str, Outcome]) -> str:
     """Return one claim with its outcomes by profile."""
-    claim = next(iter(outcomes.values()))
     rows = "\n".join(
-        f"| {profile} | {_cell(c.found)} | **{c.verdict}** | {_cell(c.depends)} |"
-        for profile, c in outcomes.items()
+        f"| {profile} | {_cell(o.found)} | **{o.verdict}** | {_cell(o.depends)} |"
+        for profile, o in outcomes.items()
     )
+    table = f"| profile | found | verdict | it depends on |\n| --- | --- | --- | --- |\n{rows}"
     return (
         f"### {claim.statement}\n\n"
-        f"*Where*: {claim.where}. *Test*: {claim.test}. *Paper*: {claim.paper}.\n\n"
-        f"| profile | found | verdict | it depends on |\n| --- | --- | --- | --- |\n{rows}\n"
+        f"*Where*: {claim.where}. *Test*: {claim.test}. *Rule*: {claim.rule}. "
+        f"*Paper*: {claim.said_by_paper()}.\n\n"
+        f"{table if outcomes else 'It was not tested yet.'}\n"
     )
+
+
+def rules() -> str:
+    """Return the rules by which verdicts follow from outcomes, each with its sentence."""
+    return "\n".join(f"{name}\n: {rule.explained}\n" for name, rule in RULES.items())
 
 
 def runtimes(results: dict[str, dict[str, Result]]) -> str:
@@ -171,4 +195,5 @@ def write(
     for page in (summary, claims, runtimes, normalisations):
         replace_file(folder / f"{page.__name__}.md", page(results).encode())
     replace_file(folder / "parameters.md", parameter_table().encode())
+    replace_file(folder / "rules.md", rules().encode())
     performance.write(folder, benches or {}, results)

@@ -1,20 +1,31 @@
-"""A result that nothing computed, for tests of what is done with results."""
+"""A claim and a result that nobody made, for tests of what is done with them."""
 
-from kclib.book import records
+from kclib.book import claims, records
 
 
-def a_claim(**changes) -> dict:
-    """Return the fields of a claim."""
-    claim = {
-        "id": "made-up",
+def a_claim(**changes) -> claims.Claim:
+    """Return a claim of the artefact table0, but for what is changed."""
+    fields = {
+        "artefact": "table0",
         "statement": "A | B.",
         "where": "Table 0",
-        "test": "none",
+        "test": "the difference lies above 0",
+        "rule": "each",
         "paper": "1",
+    }
+    return claims.Claim.model_validate(fields | changes)
+
+
+def an_outcome(claim: claims.Claim | None = None, **changes) -> dict:
+    """Return the fields of an outcome of a claim."""
+    outcome = {
+        "id": "made-up",
+        "outcomes": [0],
         "found": "2",
         "verdict": "fails",
+        "fixed": (claim or a_claim()).digest(),
     }
-    return claim | changes
+    return outcome | changes
 
 
 def a_result(profile: str = "smoke", **changes) -> records.Result:
@@ -36,6 +47,6 @@ def a_result(profile: str = "smoke", **changes) -> records.Result:
         "profile": profile,
         "provenance": provenance,
         "rows": [{"tap": "conv1", "value": 0.25}, {"tap": "conv2", "value": None}],
-        "claims": [a_claim()],
+        "claims": [],
     }
     return records.Result.model_validate(content | changes)

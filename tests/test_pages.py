@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from made_up import a_claim, a_result
+import yaml
+from made_up import a_claim, a_result, an_outcome
 
-from kclib.book import profiles, records
+from kclib.book import claims, environment, profiles, records, verdicts
 from kclib.errors import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -23,12 +24,27 @@ def lines(text: str, start: str) -> list[str]:
     return [line for line in text.splitlines() if line.startswith(start)]
 
 
+FIRST = a_claim(statement="First", where="Table 0, left", test="0.1 or more", paper="0.25")
+SECOND = a_claim(artefact="table9", statement="Second", test="0.7 or more", rule="every")
+THIRD = a_claim(artefact="table9", statement="Third", test="0.8 or more")
+
+
 @pytest.fixture
-def results():
-    """Two notebooks under two profiles; the second claim was tested under one of them only."""
-    first = a_claim(id="a", statement="First", found="0.1", verdict="holds", depends="the seed")
-    other = first | {"found": "0.3", "verdict": "partly"}
-    second = a_claim(id="b", statement="Second", found="0.7", verdict="not testable")
+def registered(monkeypatch):
+    """A registry of three claims of two notebooks, and a book that has the notebooks."""
+    known = {"a": FIRST, "b": SECOND, "c": THIRD}
+    for module in (claims, pages):
+        monkeypatch.setattr(module, "registry", lambda: known)
+    monkeypatch.setattr(pages, "titles", lambda: {"table0": "Table | 0", "table9": "Table 9"})
+    return known
+
+
+@pytest.fixture
+def results(registered):
+    """Two notebooks under two profiles; one claim was tested under one only, one not at all."""
+    first = an_outcome(FIRST, id="a", outcomes=[1], verdict="holds", found="0.1", depends="seed")
+    other = first | {"found": "0.3", "outcomes": [1, -1], "verdict": "partly"}
+    second = an_outcome(SECOND, id="b", found="0.7", outcomes=[], verdict="not testable")
     return {
         "quick": {
             "table0": a_result("quick", claims=[first]),
@@ -38,36 +54,55 @@ def results():
     }
 
 
-def test_the_claims_page_has_every_claim_with_every_outcome(results):
+def test_the_claims_page_has_every_claim_with_every_outcome(results, registered):
     text = pages.claims(results)
     for found in results.values():
         for result in found.values():
-            for claim in result.claims:
-                for field in (claim.statement, claim.where, claim.test, claim.paper, claim.found):
+            for outcome in result.claims:
+                claim = registered[outcome.id]
+                for field in (claim.statement, claim.where, claim.test, claim.paper, outcome.found):
                     assert field in text
-                [row] = [r for r in lines(text, f"| {result.profile} ") if claim.found in r]
-                assert f"**{claim.verdict}**" in row and claim.depends in row
-    assert lines(text, "## ") == ["## table0", "## table9"]
-    assert lines(text, "### ") == ["### First", "### Second"]
+                [row] = [r for r in lines(text, f"| {result.profile} ") if outcome.found in r]
+                assert f"**{outcome.verdict}**" in row and outcome.depends in row
+    assert lines(text, "## ") == ["## Table | 0", "## Table 9"]
+    assert lines(text, "### ") == ["### First", "### Second", "### Third"]
+    assert text.count("*Rule*: each.") == 2 and text.count("*Rule*: every.") == 1
+    assert text.split("### Third")[1].endswith("It was not tested yet.\n")
+
+
+def test_the_claims_page_explains_each_rule_once(registered):
+    text = pages.rules()
+    assert [line for line in text.splitlines()[::3]] == list(verdicts.RULES)
+    for rule in verdicts.RULES.values():
+        assert text.count(f": {rule.explained}\n") == 1
+    assert not any(rule.explained in pages.claims({}) for rule in verdicts.RULES.values())
+
+
+def test_a_claim_of_no_page_is_refused(registered):
+    registered["d"] = a_claim(artefact="table8")
+    said = "results/claims.yaml has claims of table8, which is no notebook in _toc.yml"
+    for page in (pages.claims, pages.summary):
+        with pytest.raises(InputError, match=said):
+            page({})
 
 
 def test_the_home_page_counts_verdicts_page_by_page(results):
     text = pages.summary(results)
     assert lines(text, "| Page") == ["| Page | quick | smoke |"]
-    assert lines(text, "| table0") == ["| table0 | 1 hold | 1 partly |"]
-    assert lines(text, "| table9") == ["| table9 | 1 not testable | not run |"]
+    assert lines(text, "| [") == [
+        r"| [Table \| 0](../notebooks/table0.ipynb) | 1 hold | 1 partly |",
+        "| [Table 9](../notebooks/table9.ipynb) | 1 not testable | not run |",
+    ]
     assert lines(text, "| **all") == ["| **all claims** | 1 hold, 1 not testable | 1 partly |"]
     assert "`quick`" in text and "its numbers mean nothing" in text
 
 
 def test_pages_come_in_the_order_of_the_book_with_their_titles():
-    names = ["check_planted_orders", "table1_instability", "fig1_fuzziness_levels"]
-    claim = a_claim()
-    found = {"smoke": {name: a_result(artefact=name, claims=[claim]) for name in names}}
-    order = [line.split("/notebooks/")[1] for line in lines(pages.summary(found), "| [")]
-    assert [cell.split(".ipynb")[0] for cell in order] == [names[2], names[1], names[0]]
+    found = [row.split("](../notebooks/")[1] for row in lines(pages.summary({}), "| [")]
+    names = [name for name in pages.titles() if claims.of(name)]
+    assert [cell.split(".ipynb")[0] for cell in found] == names and len(names) > 10
     link = "[Check: planted orders](../notebooks/check_planted_orders.ipynb)"
-    assert link in pages.summary(found)
+    assert link in pages.summary({})
 
 
 def test_the_page_of_run_times_has_every_run(results):
@@ -82,8 +117,8 @@ def test_the_page_of_run_times_has_every_run(results):
 
 @pytest.mark.parametrize("page", [pages.claims, pages.summary, pages.runtimes])
 def test_every_table_has_as_many_cells_in_each_row_as_columns(results, page):
-    spoiled = a_claim(id="c", statement="|x| is\nlarge", found="a|b", depends="c\n|d")
-    results["quick"]["table8"] = a_result("quick", artefact="table8", claims=[spoiled])
+    spoiled = an_outcome(THIRD, id="c", found="a|b", depends="c\n|d")
+    results["smoke"]["table9"] = a_result("smoke", artefact="table9", claims=[spoiled])
     columns = None
     for line in page(results).splitlines():
         if not line.startswith("|"):
@@ -94,10 +129,10 @@ def test_every_table_has_as_many_cells_in_each_row_as_columns(results, page):
         assert cells == columns
 
 
-def test_collect_puts_the_profile_first_that_tells_most(tmp_path):
+def test_collect_puts_the_profile_first_that_tells_most(tmp_path, registered):
     names = [*reversed(profiles.names()), "a-reader-s-own"]
     for name in names:
-        records.write(a_result(name), tmp_path)
+        records.write(a_result(name, claims=[an_outcome(FIRST, id="a")]), tmp_path)
     found = pages.collect([tmp_path / name for name in names])
     assert list(found) == ["real64", "paper", "quick", "smoke", "a-reader-s-own"]
     for page in (pages.claims, pages.summary, pages.runtimes):
@@ -119,20 +154,28 @@ def test_a_later_folder_replaces_an_earlier_one(tmp_path):
 
 
 def test_the_committed_results_make_pages(tmp_path):
-    found = pages.collect(sorted(records.RECORDED.iterdir()))
+    found = pages.collect(sorted(environment.RECORDED.iterdir()))
     pages.write(tmp_path, found)
-    claims = (tmp_path / "claims.md").read_text()
-    for path in records.RECORDED.glob("*/*.json"):
-        for claim in json.loads(path.read_text())["claims"]:
-            assert claim["statement"] in claims
+    text = (tmp_path / "claims.md").read_text()
+    for claim in claims.registry().values():
+        assert f"### {claim.statement}\n" in text and claim.said_by_paper() in text
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "claims.md",
         "normalisations.md",
         "parameters.md",
         "performance.md",
+        "rules.md",
         "runtimes.md",
         "summary.md",
     ]
+
+
+def test_the_claims_page_leads_to_what_was_fixed_when():
+    settings = yaml.safe_load((ROOT / "_config.yml").read_text())
+    history = settings["parse"]["myst_substitutions"]["claims_history"]
+    path = claims.FILE.relative_to(ROOT).as_posix()
+    assert history.endswith(f"]({settings['repository']['url']}/commits/main/{path})")
+    assert "{{ claims_history }}" in (ROOT / "book" / "claims.md").read_text()
 
 
 def test_every_parameter_that_a_notebook_has_is_explained():
@@ -156,11 +199,30 @@ def test_the_pages_that_the_book_includes_are_written(tmp_path):
     assert included == {path.name for path in tmp_path.iterdir()}
 
 
-def test_collect_refuses_a_result_that_is_wrong(tmp_path):
-    path = records.write(a_result(), tmp_path)
+def test_collect_refuses_a_result_that_is_wrong(tmp_path, registered):
+    path = records.write(a_result(claims=[an_outcome(FIRST, id="a")]), tmp_path)
+    pages.collect([path.parent])
     path.write_text(path.read_text().replace('"verdict": "fails"', '"verdict": "unclear"'))
     with pytest.raises(InputError, match=f"{path} .*claims.0.verdict"):
         pages.collect([path.parent])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ([], "claims without an outcome: a"),
+        ([{}, {"id": "b"}], "outcomes without a claim: b"),
+        ([{"verdict": "holds"}], "a is said to be 'holds', but 'fails' follows"),
+        ([{"fixed": "0123"}], "the statement, test or rule of a was changed"),
+    ],
+)
+def test_collect_refuses_claims_that_do_not_follow(tmp_path, registered, changes, said):
+    outcomes = [an_outcome(FIRST, id="a") | change for change in changes]
+    path = records.write(a_result(claims=outcomes), tmp_path)
+    with pytest.raises(InputError) as caught:
+        pages.collect([path.parent])
+    error = str(caught.value)
+    assert error.startswith(f"{path}: ") and said in error and len(error.splitlines()) == 1
 
 
 # The build, in a small copy of the repository
@@ -198,6 +260,22 @@ def test_the_build_stops_at_a_recorded_result_that_does_not_match(copy):
         text=True,
     )
     assert_refused(done.returncode, done.stderr, copy, "results/smoke/table0.json")
+
+
+def test_the_build_stops_at_a_test_that_was_changed_after_its_outcome(copy):
+    registry = copy / "results" / "claims.yaml"
+    [(name, claim), *_] = claims.of("table1_instability").items()
+    assert registry.read_text().count(claim.statement) == 1
+    registry.write_text(registry.read_text().replace(claim.statement, "Something else."))
+    done = subprocess.run(
+        [sys.executable, "book/build.py", "notebooks/smoke", "run"],
+        cwd=copy,
+        env=os.environ | {"PYTHONPATH": str(copy)},
+        capture_output=True,
+        text=True,
+    )
+    said = f"table1_instability.json: the statement, test or rule of {name} was changed"
+    assert_refused(done.returncode, done.stderr, copy, said)
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_up import a_claim, a_result
+from made_up import a_result, an_outcome
 from pydantic import ValidationError
 
-from kclib.book import records
+from kclib.book import paper, records
 from kclib.errors import InputError
 
 cells = st.one_of(
@@ -24,10 +24,12 @@ rows = st.lists(st.dictionaries(st.text(min_size=1), cells), min_size=1, max_siz
 
 
 def test_what_is_written_is_read_again(tmp_path):
-    result = a_result()
+    result = a_result(claims=[an_outcome(outcomes=[True, 0.5, -1])])
     path = records.write(result, tmp_path)
     assert path == tmp_path / "smoke" / "table0.json"
-    assert records.read(path) == result
+    found = records.read(path)
+    assert found == result
+    assert [type(one) for one in found.claims[0].outcomes] == [bool, float, float]
     with open(path.with_suffix(".csv")) as file:
         assert [row["value"] for row in csv.DictReader(file)] == ["0.25", ""]
 
@@ -79,8 +81,10 @@ def test_writing_again_replaces(tmp_path):
         ({"rows": [{"value": float("inf")}]}, "rows"),
         ({"rows": [{"value": [1, 2]}]}, "rows"),
         ({"unknown": 1}, "unknown"),
-        ({"claims": [a_claim(verdict="maybe")]}, "verdict"),
-        ({"claims": [a_claim(verdickt="holds")]}, "verdickt"),
+        ({"claims": [an_outcome(verdict="maybe")]}, "verdict"),
+        ({"claims": [an_outcome(verdickt="holds")]}, "verdickt"),
+        ({"claims": [an_outcome(outcomes=[float("nan")])]}, "outcomes"),
+        ({"claims": [an_outcome(outcomes=["much"])]}, "outcomes"),
     ],
 )
 def test_invalid_results_are_refused(changes, message):
@@ -182,11 +186,11 @@ def test_notebooks_show_what_is_recorded():
 
 
 def test_the_paper_s_numbers_are_there_and_nothing_is_made_up():
-    table = records.paper("table1_instability")
+    table = paper.numbers("table1_instability")
     assert len(table["columns"]) == 5
     assert table["different initializations"] == [0.086, 0.116, 0.124, 0.196, 0.776]
     assert table["different training data"] == [0.089, 0.155, 0.121, 0.198, 0.275]
-    assert records.paper("table2_orders") == {}  # not in the article at hand
+    assert paper.numbers("table2_orders") == {}  # not in the article at hand
 
 
 def test_what_a_machine_says_of_itself():

@@ -3,6 +3,7 @@
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..disentangler import Disentangler
@@ -193,3 +194,44 @@ def diagram(disentangler: Disentangler) -> Figure:
     names = " + ".join(f"$x^{{({k})}}$" for k in range(top + 1))
     axes.text(x + 1.3, -0.75, f"= {names}", ha="center", va="center", fontsize=9)
     return figure
+
+
+def curves(
+    axes: Axes,
+    series: dict[str, tuple[pd.DataFrame, str, str]],
+    x: str,
+    y: str,
+    *,
+    across: tuple[str, str] = ("", ""),
+    along: tuple[str, str] = ("", ""),
+) -> None:
+    """Draw lines of marks, with bars where a table has the ends of intervals.
+
+    Parameters
+    ----------
+    axes : matplotlib.axes.Axes
+    series : dict
+        From label to table, colour and mark; of an empty table nothing is drawn.
+    x, y : str
+        Columns of the numbers.
+    across, along : tuple of str
+        Columns of the ends of the intervals of x and of y.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"kept": [0.5, 0.9], "right": [0.7, 0.8], "low": 0.6, "high": 0.9})
+    >>> axes = plt.figure().add_subplot()
+    >>> curves(axes, {"run": (table, RUN, "o")}, "kept", "right", along=("low", "high"))
+    >>> len(axes.lines), len(axes.collections)  # the marks, and their bars
+    (1, 1)
+    >>> plt.close()
+    """
+    for label, (table, colour, mark) in series.items():
+        if table.empty:
+            continue
+        axes.plot(table[x], table[y], mark + "-", color=colour, label=label, markersize=5)
+        if set(across) <= set(table):
+            axes.hlines(table[y], *(table[end] for end in across), color=colour)
+        if set(along) <= set(table):
+            axes.vlines(table[x], *(table[end] for end in along), color=colour)
+    axes.grid(alpha=0.3)

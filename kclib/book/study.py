@@ -9,7 +9,7 @@ from torch import nn
 
 from ..errors import choose
 from ..images.datasets import ImageSet
-from ..training import refinement
+from ..training import classifier, refinement
 from ..training.refinement import Refinement
 from . import claims, environment, members, parameters, plans, profiles, records
 from .making import Comparison, Workshop, training_images
@@ -113,6 +113,13 @@ class Study:
             for member in members
             for record in (self.network(member)[1],)
         ]
+
+    def hits(self, member: Member) -> torch.Tensor:
+        """Say of each test image whether a network gets it right: 1 or 0, float64 (N,)."""
+        network, _ = self.network(member)
+        tested = self.images("test", member.name)
+        answers = classifier.predict(network, tested.images, device=self.device)
+        return (answers == tested.labels).double()
 
     def features(
         self,

@@ -3,8 +3,10 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import pandas as pd
+import torch
 from pandas.io.formats.style import Styler
 
+from .. import measures
 from .claims import Outcome, of
 
 
@@ -224,3 +226,14 @@ def estimate(value: float, low: float, high: float, digits: int = 3) -> str:
     '0.150 (0.123 to 0.200)'
     """
     return "" if pd.isna(value) else f"{value:.{digits}f} ({interval(low, high, digits)})"
+
+
+def ends(resampled: torch.Tensor, level: float = 0.95) -> dict[str, float]:
+    """Return the interval of resampled numbers (R,) as the fields of a recorded row.
+
+    Examples
+    --------
+    >>> ends(torch.linspace(0, 1, 101), 0.5)
+    {'low': 0.25, 'high': 0.75}
+    """
+    return dict(zip(("low", "high"), measures.quantiles(resampled.double(), level), strict=True))
