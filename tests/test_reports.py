@@ -612,6 +612,8 @@ def test_a_layout_that_no_module_tells_is_asked_for():
         assert close(found, expected.permute(turned)), layout
     with pytest.raises(InputError, match=r"do not tell.*layout=\"NCHW\" .* or \"NHWC\""):
         extract(network, photos(), "inside")
+    whole = nn.Sequential(nn.Conv2d(3, 4, 3), nn.LayerNorm((4, 30, 30)))  # over maps
+    assert close(extract(whole, photos(), "1"), hooked(whole, whole))
     square = Square()  # as many channels as rows and columns
     for tap in ("out", "turned.turn"):
         with pytest.raises(InputError, match="do not tell"):
@@ -1173,6 +1175,21 @@ def test_parameters_are_no_taps():
             extract(network, photos(), name)
 
 
+class Careful(nn.Module):
+    """A network that goes another way if anything in it fails."""
+
+    def __init__(self):
+        super().__init__()
+        self.inside = nn.Conv2d(3, 4, 3)
+        self.other = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        try:
+            return self.inside(x)
+        except Exception:
+            return self.other(x)
+
+
 class Direct(nn.Module):
     """A network that calls forward() of a module, and not the module."""
 
@@ -1189,6 +1206,9 @@ def test_modules_that_are_not_called_are_named_with_the_reason():
         extract(Attending(), torch.randn(5, 9, 6), "attention.out_proj", preprocess=plain)
     with pytest.raises(InputError, match=r"never reached 'inside'.*its forward\(\) are used"):
         extract(Direct(), photos(), "inside")
+    with pytest.raises(InputError, match="never reached 'other'"):
+        extract(Careful(), photos(), ["inside", "other"])  # nothing in it fails
+    extract(Careful(), photos(), "inside")
     rewritten = create_feature_extractor(small_resnet(), ["layer3"])
     with pytest.raises(InputError, match="never reached 'layer2@1'.*torch.fx"):
         extract(rewritten, photos(), "layer2@1")
@@ -1353,16 +1373,18 @@ def test_similarity_warns_of_few_rows():
 
 
 class Counting(nn.Module):
-    """A network that keeps state in a buffer, as caches and observers do."""
+    """A network that keeps state in buffers, as caches and observers do."""
 
     def __init__(self):
         super().__init__()
         self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout())
         self.register_buffer("calls", torch.zeros(()))
+        self.register_buffer("cache", torch.zeros(()))
         self.fails = False
 
     def forward(self, x):
         self.calls += 1
+        self.cache = x.mean()
         if self.fails:
             raise RuntimeError("no such luck")
         return self.body(x)
