@@ -1,8 +1,9 @@
 """Features at taps of a network, in memory or memory-mapped, and their alignment."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -118,7 +119,7 @@ def extract(
 
     with borrowed(inner, device), ExitStack() as stack:
         parts = iter(parts)
-        first, small = inputs.probes(parts, count)
+        first, small = inputs.probes(parts)
         trail = layouts.Trail()
         two, three = map(called, small)
         trail.begin(three)
@@ -145,7 +146,7 @@ def extract(
             for name in names
         }
         done = 0
-        for given in _with(first, parts):
+        for given in chain([first], parts):
             number = inputs.rows(given)
             found = taps.read(inner, places, called(given))
             for name, place in zip(names, places, strict=True):
@@ -251,11 +252,6 @@ def _by_tap(what: str, given, names: list[str]) -> dict:
             f"taps {', '.join(map(repr, names))}."
         )
     return dict(given)
-
-
-def _with(first, rest: Iterator) -> Iterator:
-    yield first
-    yield from rest
 
 
 class _InMemory:

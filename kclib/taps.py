@@ -106,16 +106,16 @@ def locate(network: nn.Module, tap: str, prefix: str = "") -> Place:
     >>> locate(network, "0[1].hidden").element
     (1, 'hidden')
     """
-    tap = tap.removeprefix(prefix)
+    inside = tap.removeprefix(prefix)
     names, modules = networks.taps(network), _modules(network)
-    if tap in names:
-        return _named(tap, names[tap], modules)
-    form = _FORM.fullmatch(tap)
-    path, rest = (form["path"], form["rest"]) if form else (tap, "")
+    if inside in names:
+        return _named(tap, names[inside], modules)
+    form = _FORM.fullmatch(inside)
+    path, rest = (form["path"], form["rest"]) if form else (inside, "")
     inner = []
     while path not in modules and "." in path and not (form and form["use"]):
-        path, _, name = path.rpartition(".")
-        inner.insert(0, name)
+        path, _, last = path.rpartition(".")
+        inner.insert(0, last)
     if form is None or path not in modules:
         choose("tap", tap, [*names, *filter(None, modules)])
     weights = {name for name, _ in [*network.named_parameters(), *network.named_buffers()]}
