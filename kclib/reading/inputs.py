@@ -14,8 +14,8 @@ from torch.utils.data import (
     default_collate,
 )
 
-from .errors import InputError
-from .imagenet import normalised
+from ..errors import InputError
+from ..imagenet import normalised
 
 _ARRAYS = torch.Tensor | np.ndarray
 
