@@ -117,7 +117,7 @@ class Evaluation:
         drop in residual variance that order k brings: with `residual` the shares add up to 1; on
         the features of the fit none is negative, and each is Var(x^(k)) / Var(x*) too.
         """
-        return [float(share) for share in self._shares()[:-1]]
+        return [float(share) for share in self.shares()[:-1]]
 
     @property
     def residual(self) -> float:
@@ -169,7 +169,7 @@ class Evaluation:
             Lower and upper end for orders 0 to K, then for the residual.
         """
         weights = bootstrap_weights(len(self.target.square), resamples, seed)
-        return [quantiles(share, level) for share in self._shares(weights)]
+        return [quantiles(share, level) for share in self.shares(weights)]
 
     def residuals(self, weights: torch.Tensor) -> torch.Tensor:
         """Return `residual` over images drawn with ``weights`` (R, N), float64, shape (R,).
@@ -177,10 +177,21 @@ class Evaluation:
         With the same weights the residuals of two fits, or accuracy on the same images, belong
         together resample by resample; see `bootstrap_weights`.
         """
-        return self._shares(weights)[-1]
+        return self.shares(weights)[-1]
 
-    def _shares(self, weights: torch.Tensor | None = None) -> list[torch.Tensor]:
-        """Return the share of each order and of the residual, in each resample."""
+    def shares(self, weights: torch.Tensor | None = None) -> list[torch.Tensor]:
+        """Return `explained`, order by order, then `residual`, over images drawn with ``weights``.
+
+        Parameters
+        ----------
+        weights : torch.Tensor, optional
+            float64, shape (R, N), from `bootstrap_weights`; all images equally by default.
+
+        Returns
+        -------
+        list of torch.Tensor
+            float64, shape (R,) each, or scalars without weights.
+        """
         whole = self.target.variance(weights)
         if not self.left:
             parts = [part.variance(weights) for part in self.components]
