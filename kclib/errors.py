@@ -19,7 +19,11 @@ class StoreError(InputError):
 
 
 class DegenerateFeatures(UserWarning):
-    """Features from which the answer is not unique; a regularised one is given."""
+    """Features from which the answer is not unique, or is not about what one would think."""
+
+
+class LargeFit(UserWarning):
+    """A fit that will take much memory or time."""
 
 
 def choose(what: str, given, allowed):
