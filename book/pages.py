@@ -18,7 +18,10 @@ from kclib.errors import InputError
 ROOT = Path(__file__).parent.parent
 #: The book's profiles, the one that tells most first; a reader's own come after them.
 _MEANING = {
-    "real64": "CUB-200-2011 and Stanford Dogs at 64 or 112 px, narrow networks",
+    "plain64": "CUB-200-2011, Stanford Dogs and VOC's animals at 64 or 112 px, networks trained as "
+    "the paper's, without augmentation, until they fit their training images",
+    "real64": "CUB-200-2011 and Stanford Dogs at 64 or 112 px, narrow networks, trained by a "
+    "stronger recipe",
     "paper": "CUB-200-2011 and Stanford Dogs at 224 px, full networks",
     "quick": "embedded Creatures, narrow networks",
     "smoke": "a test of the code; its numbers mean nothing",

@@ -36,7 +36,7 @@ class StoreError(InputError):
 
 
 class DegenerateFeatures(UserWarning):
-    """Features from which the answer is not unique; a regularised one is given.
+    """Features from which the answer is not unique, or is not about what one would think.
 
     Examples
     --------
@@ -49,6 +49,16 @@ class DegenerateFeatures(UserWarning):
     Traceback (most recent call last):
         ...
     kclib.errors.DegenerateFeatures: a ridge chooses among the weights
+    """
+
+
+class LargeFit(UserWarning):
+    """A fit that will take much memory or time.
+
+    Examples
+    --------
+    >>> issubclass(LargeFit, UserWarning)
+    True
     """
 
 
@@ -81,8 +91,20 @@ def choose(what: str, given: str, allowed: Iterable[str]) -> str:
     allowed = list(allowed)
     if given in allowed:
         return given
+    raise unknown(what, given, allowed)
+
+
+def unknown(what: str, given, allowed) -> InputError:
+    """Return the error that `choose` raises.
+
+    Examples
+    --------
+    >>> unknown("profile", "quik", ["quick", "smoke"])
+    InputError("there is no profile 'quik'. Did you mean 'quick'? Allowed: quick, smoke.")
+    """
+    allowed = list(map(str, allowed))
     near = difflib.get_close_matches(str(given), allowed, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise InputError(
-        f"there is no {what} {given!r}.{hint} Allowed: {', '.join(map(str, allowed)) or 'none'}."
+    return InputError(
+        f"there is no {what} {given!r}.{hint} Allowed: {', '.join(allowed) or 'none'}."
     )

@@ -1,8 +1,9 @@
 """Features at taps of a network, in memory or memory-mapped, and their alignment."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from . import inputs, layouts, taps
 from .atomic import whole_file, writable
-from .borrowed import borrowed
 from .errors import InputError
 from .imagenet import normalised
+from .reading import inputs, layouts, taps
+from .reading.borrowed import borrowed
 
 __all__ = ["extract", "load_mapped", "normalised", "resample"]
 
@@ -98,7 +99,7 @@ def extract(
     {'0': (2, 4, 6, 6), '3': (2, 5, 1, 1)}
     """
     several = not isinstance(tap, str)
-    names = list(tap) if several else [tap]
+    names = [tap] if isinstance(tap, str) else list(tap)
     if not names or len(set(names)) < len(names) or not all(isinstance(n, str) for n in names):
         raise InputError(f"taps are {names}; allowed: one name, or a list of different ones.")
     layout, files = _by_tap("layout", layout, names), _by_tap("file", file, names)
@@ -118,7 +119,7 @@ def extract(
 
     with borrowed(inner, device), ExitStack() as stack:
         parts = iter(parts)
-        first, small = inputs.probes(parts, count)
+        first, small = inputs.probes(parts)
         trail = layouts.Trail()
         two, three = map(called, small)
         trail.begin(three)
@@ -138,14 +139,14 @@ def extract(
             )
             for name, place in zip(names, places, strict=True)
         }
-        kept = {
-            name: _Mapped(stack.enter_context(whole_file(files[name])))
+        kept: dict[str, _Mapped | _InMemory] = {
+            name: _Mapped(files[name], stack.enter_context(whole_file(files[name])))
             if name in files
             else _InMemory(count)
             for name in names
         }
         done = 0
-        for given in _with(first, parts):
+        for given in chain([first], parts):
             number = inputs.rows(given)
             found = taps.read(inner, places, called(given))
             for name, place in zip(names, places, strict=True):
@@ -158,11 +159,8 @@ def extract(
             raise InputError(
                 f"the DataLoader gave {done} of its {count} images; allowed: all of them, in order."
             )
-    features = {
-        name: load_mapped(files[name], kept[name].shape) if name in files else kept[name].whole()
-        for name in names
-    }
-    return features if several else features[tap]
+    features = {name: kept[name].whole() for name in names}
+    return features if several else features[names[0]]
 
 
 def load_mapped(file: Path, shape: tuple[int, int, int, int]) -> torch.Tensor:
@@ -253,36 +251,36 @@ def _by_tap(what: str, given, names: list[str]) -> dict:
     return dict(given)
 
 
-def _with(first, rest: Iterator) -> Iterator:
-    yield first
-    yield from rest
-
-
 class _InMemory:
     """Features of a tap, filled as the batches come: half the memory of joining them."""
 
     def __init__(self, count: int | None):
-        self.count, self.done, self.features = count, 0, []
+        self.count, self.done = count, 0
+        self.parts: list[torch.Tensor] = []  # all of them in one, where it is known how many
 
     def add(self, part: torch.Tensor) -> None:
         if self.count is None:
-            self.features.append(part)
+            self.parts.append(part)
             return
-        if self.done == 0:
-            self.features = torch.empty((self.count, *part.shape[1:]))
-        self.features[self.done : self.done + len(part)] = part[: self.count - self.done]
+        if not self.parts:
+            self.parts = [torch.empty((self.count, *part.shape[1:]))]
+        self.parts[0][self.done : self.done + len(part)] = part[: self.count - self.done]
         self.done += len(part)
 
     def whole(self) -> torch.Tensor:
-        return torch.cat(self.features) if self.count is None else self.features
+        return torch.cat(self.parts) if self.count is None else self.parts[0]
 
 
 class _Mapped:
     """Features of a tap, written to a file."""
 
-    def __init__(self, opened):
-        self.opened, self.shape = opened, None
+    def __init__(self, file: Path, opened):
+        self.file, self.opened, self.count = file, opened, 0
 
     def add(self, part: torch.Tensor) -> None:
         self.opened.write(part.contiguous().numpy())
-        self.shape = (len(part) + (self.shape[0] if self.shape else 0), *part.shape[1:])
+        self.count, self.one = self.count + len(part), part.shape[1:]
+
+    def whole(self) -> torch.Tensor:
+        channels, height, width = self.one
+        return load_mapped(self.file, (self.count, channels, height, width))

@@ -14,8 +14,8 @@ import math
 import torch
 from torch import nn
 
-from .borrowed import borrowed
 from .errors import InputError, choose
+from .reading.borrowed import borrowed
 
 #: The architectures that `build` knows; "vgg16" is VGG-16 with batch normalisation.
 ARCHITECTURES = ("alexnet", "vgg16", "resnet18", "resnet34", "resnet50")

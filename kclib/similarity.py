@@ -145,7 +145,7 @@ def stitching(
     Examples
     --------
     >>> x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0], [2.0, 0.0]])
-    >>> round(stitching(x, x @ torch.rand(2, 5)), 6)
+    >>> round(stitching(x, x @ torch.rand(2, 2)), 6)
     1.0
     """
     mean_x, mean_y = x.double().mean(0), y.double().mean(0)

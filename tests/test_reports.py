@@ -612,6 +612,9 @@ def test_a_layout_that_no_module_tells_is_asked_for():
         assert close(found, expected.permute(turned)), layout
     with pytest.raises(InputError, match=r"do not tell.*layout=\"NCHW\" .* or \"NHWC\""):
         extract(network, photos(), "inside")
+    normed = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), Turn(), nn.LayerNorm(32))
+    output = hooked(normed, normed[2]).permute(0, 3, 1, 2)
+    assert close(extract(normed, photos(), "2"), output)  # by the norm alone, of 32 x 32 x 32
     whole = nn.Sequential(nn.Conv2d(3, 4, 3), nn.LayerNorm((4, 30, 30)))  # over maps
     assert close(extract(whole, photos(), "1"), hooked(whole, whole))
     square = Square()  # as many channels as rows and columns
@@ -952,8 +955,8 @@ def test_wrappers_do_not_change_names_or_meanings():
         (nn.DataParallel(torch.compile(network, backend="eager")), "module._orig_mod."),
     ):
         for tap, features in expected.items():
-            assert close(extract(wrapped, photos(), tap), features)
-            assert close(extract(wrapped, photos(), prefix + tap), features)
+            both = extract(wrapped, photos(), [tap, prefix + tap])  # one place by two names
+            assert close(both[prefix + tap], features) and close(both[tap], features)
     inside = copy.deepcopy(network)
     inside.layer2[0] = torch.compile(inside.layer2[0], backend="eager")
     found = extract(inside, photos(), ["layer2.0.conv1", "layer2.0._orig_mod.conv1"])
@@ -968,13 +971,21 @@ def test_wrappers_do_not_change_names_or_meanings():
 def test_compiled_networks_are_read():
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU())
     expected = extract(network, photos(), ["0", "2"])
-    compiled = torch.compile(network, backend="eager")
+    made = []
+
+    def backend(graph, _inputs):
+        made.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(network, backend=backend)
     compiled(torch.randn(2, 3, 32, 32))
-    network.compile(backend="eager")  # and once more, in place
-    network(torch.randn(2, 3, 32, 32))
-    for one in (compiled, network):
-        for tap, features in extract(one, photos(), ["0", "2"]).items():
-            assert close(features, expected[tap])
+    inside = nn.Sequential(compiled)
+    inside(torch.randn(2, 3, 32, 32))
+    before = len(made)
+    for one, path in ((compiled, ""), (inside, "0.")):
+        for tap, features in expected.items():
+            assert close(extract(one, photos(), path + tap), features)
+    assert len(made) == before > 0  # nothing was compiled to read it
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")

@@ -14,8 +14,8 @@ from torch.utils.data import (
     default_collate,
 )
 
-from .errors import InputError
-from .imagenet import normalised
+from ..errors import InputError
+from ..imagenet import normalised
 
 _ARRAYS = torch.Tensor | np.ndarray
 
@@ -266,12 +266,12 @@ def _check_images(given: torch.Tensor) -> None:
     )
 
 
-def probes(parts: Iterator, count: int | None) -> tuple[object, list]:
+def probes(parts: Iterator) -> tuple[object, list]:
     """Return the first batch, and two small batches made of its images: of 2 and of 3.
 
     Examples
     --------
-    >>> first, (two, three) = probes(iter([torch.tensor([7, 8])]), 2)
+    >>> first, (two, three) = probes(iter([torch.tensor([7, 8])]))
     >>> two, three
     (tensor([7, 8]), tensor([7, 8, 7]))
     """

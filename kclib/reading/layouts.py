@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from .errors import InputError, choose
+from ..errors import InputError, choose
 
 #: Which tokens are read: those of patches, as maps; the class token; or all, in a line.
 TOKENS = ("patches", "class", "all")
@@ -203,9 +203,10 @@ def recognise(
     elif maps:
         axes = "NCHW"
     else:
-        axes = _axes(three, images, module, steps)
-        if axes is None:
+        recognised = _axes(three, images, module, steps)
+        if recognised is None:
             raise InputError(_question(given, rank, images))
+        axes = recognised
     if "T" not in axes:
         patches = None
     else:

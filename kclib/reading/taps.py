@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from . import networks
-from .errors import InputError, choose
+from .. import networks
+from ..errors import InputError, choose, unknown
 
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 _FORM = re.compile(r"(?P<path>[^@\[]*)(?:@(?P<use>[1-9]\d*))?(?P<rest>(?:\[[^\]]*\]|\.\w+)*)")
@@ -106,18 +106,18 @@ def locate(network: nn.Module, tap: str, prefix: str = "") -> Place:
     >>> locate(network, "0[1].hidden").element
     (1, 'hidden')
     """
-    tap = tap.removeprefix(prefix)
+    inside = tap.removeprefix(prefix)
     names, modules = networks.taps(network), _modules(network)
-    if tap in names:
-        return _named(tap, names[tap], modules)
-    form = _FORM.fullmatch(tap)
-    path, rest = (form["path"], form["rest"]) if form else (tap, "")
-    inner = []
+    if inside in names:
+        return _named(tap, names[inside], modules)
+    form = _FORM.fullmatch(inside)
+    path, rest = (form["path"], form["rest"]) if form else (inside, "")
+    inner: list[str] = []
     while path not in modules and "." in path and not (form and form["use"]):
-        path, _, name = path.rpartition(".")
-        inner.insert(0, name)
+        path, _, last = path.rpartition(".")
+        inner.insert(0, last)
     if form is None or path not in modules:
-        choose("tap", tap, [*names, *filter(None, modules)])
+        raise unknown("tap", tap, [*names, *filter(None, modules)])
     weights = {name for name, _ in [*network.named_parameters(), *network.named_buffers()]}
     if inner and ".".join([path, *inner]).removeprefix(".") in weights:
         raise InputError(

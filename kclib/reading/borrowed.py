@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from .errors import InputError
+from ..errors import InputError
 
 
 @contextmanager
