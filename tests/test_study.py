@@ -281,6 +281,17 @@ def test_recorded_rows_are_those_of_the_same_parameters(monkeypatch, tmp_path):
     assert asking.recorded("quick") == []
 
 
+def test_recorded_regimes_are_those_that_have_a_result(monkeypatch, tmp_path):
+    monkeypatch.setattr(records, "RECORDED", tmp_path)
+    monkeypatch.setattr(records, "REGIMES", {"one": "quick", "other": "smoke"})
+    assert begin().regimes() == {}
+    result = a_result(artefact="fig2_disentangler")
+    result.provenance.parameters |= {"order": 1, "channels": 4}
+    records.write(result, tmp_path)
+    assert begin().regimes() == {"other": result.rows}
+    assert begin(order=2).regimes() == {}
+
+
 def test_the_forecast_is_the_recorded_time(monkeypatch, tmp_path):
     monkeypatch.setattr(records, "RECORDED", tmp_path)
     asking = begin()
