@@ -405,7 +405,7 @@ def share_of_networks(draws: torch.Tensor, seed: int) -> float:
     Returns
     -------
     float
-        0 (networks do not differ) to 1 (images do not).
+        0 (networks do not differ) to 1 (images do not); 0 where nothing differs at all.
 
     Examples
     --------
@@ -414,7 +414,7 @@ def share_of_networks(draws: torch.Tensor, seed: int) -> float:
     """
     of_images = draws.mean(0).var()
     of_networks = over_networks(draws.mean(1, keepdim=True).expand_as(draws), seed).var()
-    return float(of_networks / (of_networks + of_images))
+    return float(of_networks / (of_networks + of_images).clamp(min=1e-300))
 
 
 def paired_difference(
