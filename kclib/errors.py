@@ -36,7 +36,7 @@ class StoreError(InputError):
 
 
 class DegenerateFeatures(UserWarning):
-    """Features from which the answer is not unique; a regularised one is given.
+    """Features from which the answer is not unique, or is not about what one would think.
 
     Examples
     --------
@@ -49,6 +49,16 @@ class DegenerateFeatures(UserWarning):
     Traceback (most recent call last):
         ...
     kclib.errors.DegenerateFeatures: a ridge chooses among the weights
+    """
+
+
+class LargeFit(UserWarning):
+    """A fit that will take much memory or time.
+
+    Examples
+    --------
+    >>> issubclass(LargeFit, UserWarning)
+    True
     """
 
 

@@ -117,7 +117,7 @@ class Evaluation:
         drop in residual variance that order k brings: with `residual` the shares add up to 1; on
         the features of the fit none is negative, and each is Var(x^(k)) / Var(x*) too.
         """
-        return [float(share) for share in self._shares()[:-1]]
+        return [float(share) for share in self.shares()[:-1]]
 
     @property
     def residual(self) -> float:
@@ -169,7 +169,7 @@ class Evaluation:
             Lower and upper end for orders 0 to K, then for the residual.
         """
         weights = bootstrap_weights(len(self.target.square), resamples, seed)
-        return [quantiles(share, level) for share in self._shares(weights)]
+        return [quantiles(share, level) for share in self.shares(weights)]
 
     def residuals(self, weights: torch.Tensor) -> torch.Tensor:
         """Return `residual` over images drawn with ``weights`` (R, N), float64, shape (R,).
@@ -177,10 +177,21 @@ class Evaluation:
         With the same weights the residuals of two fits, or accuracy on the same images, belong
         together resample by resample; see `bootstrap_weights`.
         """
-        return self._shares(weights)[-1]
+        return self.shares(weights)[-1]
 
-    def _shares(self, weights: torch.Tensor | None = None) -> list[torch.Tensor]:
-        """Return the share of each order and of the residual, in each resample."""
+    def shares(self, weights: torch.Tensor | None = None) -> list[torch.Tensor]:
+        """Return `explained`, order by order, then `residual`, over images drawn with ``weights``.
+
+        Parameters
+        ----------
+        weights : torch.Tensor, optional
+            float64, shape (R, N), from `bootstrap_weights`; all images equally by default.
+
+        Returns
+        -------
+        list of torch.Tensor
+            float64, shape (R,) each, or scalars without weights.
+        """
         whole = self.target.variance(weights)
         if not self.left:
             parts = [part.variance(weights) for part in self.components]
@@ -498,3 +509,38 @@ def split(
     orders = disentangler.decompose(resample(x, target.shape[2:]))  # (K + 1, N, C*, H*, W*)
     numbered = {f"x({k})": part for k, part in enumerate(orders)}
     return {"target x*": target, **numbered, "x_delta": target - orders.sum(0)}
+
+
+def mean_over_pairs(
+    values: torch.Tensor, *, resamples: int = 1000, level: float = 0.95, seed: int = 0
+) -> tuple[float, float, float, float | None]:
+    """Return the mean over pairs of networks and images, with an interval that covers both.
+
+    Parameters
+    ----------
+    values : torch.Tensor
+        Shape (P, N): of P pairs on the same N images, e.g. 1 where a refined network answers
+        rightly and the other wrongly, -1 where it is the reverse, 0 elsewhere.
+    resamples, level, seed
+        As for `Evaluation.intervals`.
+
+    Returns
+    -------
+    tuple of float
+        The mean, the lower and upper end of its interval, and the share of its spread that comes
+        from networks (`share_of_networks`), None of one pair: its interval covers images only.
+
+    Examples
+    --------
+    >>> half = torch.tensor([1.0, 0.0]).repeat(50)
+    >>> mean, low, high, of_networks = mean_over_pairs(half[None])
+    >>> mean, low < 0.5 < high, of_networks
+    (0.5, True, None)
+    >>> mean_over_pairs(torch.stack([half, 1 - half]))[0]
+    0.5
+    """
+    weights = bootstrap_weights(values.shape[1], resamples, seed)
+    draws = values.double() @ weights.T  # (pairs, resamples)
+    low, high = quantiles(over_networks(draws, seed), level)
+    share = share_of_networks(draws, seed) if len(draws) > 1 else None
+    return float(values.double().mean()), low, high, share

@@ -13,12 +13,15 @@ from collections.abc import Iterator
 import torch
 from torch.nn import functional as F
 
+from .errors import InputError
+
 #: Ridges, as shares of each input's mean square; the least keeps dependent inputs solvable. Of the
 #: median one's where an input has less: one that is 1e-4 at a single position would get a weight of
 #: 1e4, which on other images makes any output.
 RIDGES = (1e-6, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 10.0, 100.0)
 _ROUNDING = 1e-6  # of sums of float32 products, as a share
 _WHITENING_RIDGE = 0.3  # of an input; weaker directions, mostly noise, are not amplified further
+_WEAK = 0.01  # of the median input's size; a rectifier that hardly ever opens is below
 _OFFSETS = [(a, b) for a in (-1, 0, 1) for b in (-1, 0, 1)]
 
 
@@ -129,23 +132,33 @@ class NormalEquations:
         kernel = (self.kernel_size, self.kernel_size)
         return solution.T.unflatten(1, (-1, *kernel)), constant
 
-    def best_ridge(self, held_out: "NormalEquations", *, intercept: bool = False) -> float:
-        """Return which of `RIDGES` leaves least of other images, tried until that rises."""
-        matrix, right = held_out.matrix(), held_out.right()
-        inputs, wanted = held_out._input_sums(), held_out._target_sum
-        square = float(held_out._target_square.sum())
+    def left(self, weight: torch.Tensor, constant: torch.Tensor) -> float:
+        """Return the sum of squares that weights (C*, C, k, k) and constants (C*,) leave."""
+        return self._left(weight.double().flatten(1).T, constant.double())
+
+    def best_ridge(
+        self, held_out: "NormalEquations", *, intercept: bool = False
+    ) -> tuple[float, float]:
+        """Return which of `RIDGES` leaves least of other images, and the sum of squares it leaves.
+
+        They are tried until that rises.
+        """
+        rounding = _ROUNDING * float(held_out._target_square.sum())
         best, least = RIDGES[0], math.inf
-        for ridge, (weight, constant) in zip(
-            RIDGES, self._solutions(intercept, RIDGES), strict=True
-        ):
-            product = (weight * (matrix @ weight - 2 * right)).sum()
-            shift = (constant * (held_out.rows * constant - 2 * (wanted - inputs @ weight))).sum()
-            left = square + float(product + shift)
-            if left > least + _ROUNDING * square:
+        for ridge, solution in zip(RIDGES, self._solutions(intercept, RIDGES), strict=True):
+            left = held_out._left(*solution)
+            if left > least + rounding:
                 break
-            if left < least - _ROUNDING * square:
+            if left < least - rounding:
                 best, least = ridge, left
-        return best
+        return best, least
+
+    def _left(self, weight: torch.Tensor, constant: torch.Tensor) -> float:
+        """Return what weights (C k k, C*) and constants (C*,) leave."""
+        product = (weight * (self.matrix() @ weight - 2 * self.right())).sum()
+        wanted = self._target_sum - self._input_sums() @ weight
+        shift = (constant * (self.rows * constant - 2 * wanted)).sum()
+        return float(self._target_square.sum() + product + shift)
 
     def _solutions(self, intercept: bool, ridges) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield for each ridge the weights (C k k, C*) and the constants (C*,)."""
@@ -161,11 +174,16 @@ class NormalEquations:
         matrix = matrix / size / size[:, None]
         for ridge in ridges:
             unstable = True
-            while unstable:  # float32 products can leave eigenvalues a little below zero
+            # float32 products can leave eigenvalues a little below zero; not a number stays one.
+            while unstable and ridge < math.inf:
                 factor, unstable = torch.linalg.cholesky_ex(
                     matrix.diagonal_scatter(matrix.diagonal() + ridge)
                 )
                 ridge *= 10
+            if unstable:
+                raise InputError(
+                    "sums of products are not finite; divide the features by a number."
+                )
             solution = torch.cholesky_solve(right / size[:, None], factor) / size[:, None]
             yield solution, wanted - inputs @ solution if intercept else torch.zeros_like(wanted)
 
@@ -173,11 +191,12 @@ class NormalEquations:
         """Say why the least-squares weights are not the only ones; None where they are."""
         matrix = self.matrix()
         size = _sizes(matrix)
-        values = torch.linalg.eigvalsh(matrix / size / size[:, None])
-        dependent = int((values < 10 * RIDGES[0]).sum())
         if self.rows < len(matrix):
             return f"there are {self.rows:,} positions for {len(matrix):,} weights of an output"
-        if dependent:
+        scaled, least = matrix / size / size[:, None], 10 * RIDGES[0]
+        shifted = scaled.diagonal_scatter(scaled.diagonal() - least)
+        if torch.linalg.cholesky_ex(shifted).info:  # far cheaper than eigenvalues
+            dependent = max(1, int((torch.linalg.eigvalsh(scaled) < least).sum()))
             return f"{dependent} of the {len(matrix):,} inputs are sums of others, or always 0"
         return None
 
@@ -193,9 +212,12 @@ class NormalEquations:
         """
         matrix = self.matrix() / self.rows
         size = _sizes(matrix)
-        values, vectors = torch.linalg.eigh((matrix / size / size[:, None]).float())
-        root = vectors / (values.clamp_min(0) + _WHITENING_RIDGE).sqrt() @ vectors.T
-        return root / size.float()
+        if (seen := matrix.diagonal() > 0).any():  # below that it would be rounding made white
+            size = size.clamp_min(_WEAK * size[seen].median().item())
+        scaled = (matrix / size / size[:, None]).float()
+        root = torch.linalg.cholesky(scaled.diagonal_scatter(scaled.diagonal() + _WHITENING_RIDGE))
+        identity = torch.eye(len(root), device=root.device)
+        return torch.linalg.solve_triangular(root, identity, upper=False) / size.float()
 
     def _correlations(self, spectrum: torch.Tensor) -> torch.Tensor:
         """Return products summed over positions, indexed by offset: (H + 2, W + 2, C, C')."""

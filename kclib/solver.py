@@ -5,12 +5,13 @@ sum_k p_k^2, for the same g. Plain Adam is slow because neighbouring positions a
 feature say nearly the same: in the weights' own coordinates the objective is a narrow valley.
 ``"joint"`` therefore descends in coordinates in which the inputs of each layer are white, starts at
 the least-squares output layer and ends at it. ``"lowest_first"`` fits one order after the other,
-each to what the lower ones left.
+each to what the lower ones left. Both stop when images held out gain no more.
 """
 
 import math
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,26 +19,35 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from .disentangler import Chain, Disentangler, StagewiseDisentangler, channel_scale
-from .errors import DegenerateFeatures, InputError, choose
+from .errors import DegenerateFeatures, InputError, LargeFit, choose
 from .features import resample
 from .measures import Evaluation, Moments
 from .normal_equations import NormalEquations
 from .precision import autocast
 
-#: Epochs that each solver takes by default. ``"authors"``: Adam, rate 1e-4 falling to 1e-6 on a log
-#: scale, weight decay 1e-4, as in the authors' published code.
-EPOCHS = {"joint": 6, "lowest_first": 6, "authors": 1000}
-SOLVERS = tuple(EPOCHS)
-#: Highest learning rate of each solver, for the weights' own coordinates or white ones.
-RATES = {"joint": 5e-3, "lowest_first": 5e-3, "authors": 1e-4}
-#: Images a step. Half as many leave a little less after as many epochs, but take longer.
-BATCHES = {"joint": 128, "lowest_first": 128, "authors": 64}
-_RATE_OF_P = 1e-2
-_BETAS = (0.9, 0.95)  # a fit has a few hundred steps, too few for the usual memory of a thousand
-_RISE = 0.15  # share of the steps in which the rate rises
+#: Ways to fit; see the module's text.
+SOLVERS = ("joint", "lowest_first", "authors")
+#: Passes over the features at least and at most, for an order with ``"lowest_first"``.
+PASSES = (3, 60)
+#: A fit ends when a pass lowers what is left of images held out by less than this share of it.
+TOLERANCE = 0.01
+#: The authors' published recipe: Adam, its rate falling to a hundredth on a log scale.
+AUTHORS = {"epochs": 1000, "batch": 64, "rate": 1e-4, "weight_decay": 1e-4}
+_RATE = 2e-2  # of Muon, in white coordinates
+_MOMENTUM = 0.9  # a fit has a few hundred steps, too few for the usual memory
+_RATE_OF_OTHERS = 1e-2  # of NAdam, for what is no matrix: the p_k and constants
+_BETAS = (0.9, 0.95)
+_BATCHES = (32, 128)  # images a step at least and at most;
+_STEPS = 32  # in between, as many as make so many steps a pass
+_AVERAGING = 8  # the mean of the weights is over about the last ninth of the steps
 _ROWS_A_WEIGHT = 16  # positions a weight from which the coordinates are made white
 _CHUNK = 256  # images at a time in passes that only sum
-_HELD_OUT = 8  # one image in so many tells how much ridge the output layer needs
+_HELD_OUT = 8  # one image in so many says when to stop, and how much ridge is needed
+_MEAN_RULES = 10  # times its variance; a target whose mean square is so much of a mean
+_STRONGEST_PENALTY = 1e6  # in units of Var(x*); more shuts the paths no tighter, but overflows
+_SIZES = {"x": 1e15, "target": 1e30}  # root mean squares beyond which squares overflow
+_LARGE = (8 * 2**30, 600.0)  # bytes and seconds from which a fit says before what it will cost
+_FLOPS = 3e10  # a second, of one core of a present machine
 
 
 @dataclass(frozen=True)
@@ -51,13 +61,28 @@ class Fit:
     evaluation : Evaluation
         On the features of the fit.
     loss : list of float
-        Mean squared error of each epoch, in units of the mean square of x*; with
-        ``solver="lowest_first"`` the epochs of order 1, then those of order 2, ...
+        Mean squared error of each pass, in units of the mean square of what was fitted; with
+        ``solver="lowest_first"`` the passes of order 1, then those of order 2, ...
+    passes : list of int
+        Passes over the features, of each order from 1 on with ``solver="lowest_first"``; otherwise
+        one number. Empty where there was nothing to descend (order 0).
+    converged : bool
+        Whether all descents were stopped by `TOLERANCE`, and none by a number of passes.
+
+    Examples
+    --------
+    >>> import torch
+    >>> x = torch.randn(64, 4, 5, 5, generator=torch.Generator().manual_seed(0))
+    >>> fitted = fit(x, x.relu(), order=1, norm="dataset")
+    >>> fitted.converged, len(fitted.passes), len(fitted.explained)
+    (True, 1, 2)
     """
 
     disentangler: Disentangler | StagewiseDisentangler
     evaluation: Evaluation
     loss: list[float]
+    passes: list[int]
+    converged: bool
 
     @property
     def explained(self) -> list[float]:
@@ -74,6 +99,67 @@ class Fit:
         return evaluate(self.disentangler, x, target, batch=batch)
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What a fit will take, roughly; see `cost`.
+
+    Attributes
+    ----------
+    memory : int
+        Bytes, beside the features.
+    seconds : float
+        On one core of a present machine.
+    """
+
+    memory: int
+    seconds: float
+
+
+def cost(
+    channels: tuple[int, int],
+    images: int,
+    map_size: tuple[int, int],
+    *,
+    order: int = 2,
+    kernel_size: int = 3,
+    passes: int = 6,
+) -> Cost:
+    """Estimate what `fit` will take, within a factor of about three.
+
+    Parameters
+    ----------
+    channels : (int, int)
+        Of x and of the target.
+    images : int
+    map_size : (int, int)
+        Height and width of the target's maps.
+    order, kernel_size : int
+        As for `fit`.
+    passes : int
+        Passes over the features.
+
+    Returns
+    -------
+    Cost
+
+    Examples
+    --------
+    >>> tokens = cost((768, 768), 120, (17, 1), kernel_size=3)
+    >>> tokens.seconds > 20 * cost((768, 768), 120, (17, 1), kernel_size=1).seconds
+    True
+    """
+    height, width = map_size
+    inner, outer = channels
+    inputs = inner * kernel_size**2
+    positions = images * height * width
+    descent = 6 * positions * inputs * (order * inner + outer) * passes * (order > 0)
+    frequencies = height * width if kernel_size == 1 else 4 * (height + 2) * (width // 2 + 2)
+    products = 2 * images * frequencies * inner * (inner + outer) * (order + 2)
+    factors = (6 + 2 * order) * inputs**3 + 12 * inputs**2 * outer
+    memory = 8 * inputs * (8 * inputs + 4 * outer) + 8 * _BATCHES[1] * height * width * inputs
+    return Cost(int(memory), (descent + products + factors) / _FLOPS)
+
+
 def fit(
     x: torch.Tensor,
     target: torch.Tensor,
@@ -82,7 +168,7 @@ def fit(
     solver: str = "joint",
     penalty: float = 0.1,
     seed: int = 0,
-    kernel_size: int = 3,
+    kernel_size: int | None = None,
     norm: str = "image",
     epochs: int | None = None,
     batch: int | None = None,
@@ -93,7 +179,8 @@ def fit(
     """Fit a disentangler that reconstructs ``target`` (x*) from ``x``.
 
     Features may be ordinary or memory-mapped tensors; they are read batch by batch. Maps of
-    different size are brought to that of ``target`` by `kclib.features.resample`.
+    different size are brought to that of ``target`` by `kclib.features.resample`. A fit is made
+    whole or not at all: one that is interrupted starts anew.
 
     Parameters
     ----------
@@ -110,19 +197,25 @@ def fit(
         not used by ``"lowest_first"``, whose orders need no push.
     seed : int
         Of the initial weights and of the order of images.
-    kernel_size : int
-        1 or 3.
+    kernel_size : int, optional
+        1 or 3; by default 3 where both sides of the target's maps are 2 or more, otherwise 1: on a
+        line of tokens, six of the nine weights of a 3 x 3 kernel would see nothing but padding.
     norm : str
         ``"image"`` or ``"dataset"``; see `kclib.Disentangler`.
     epochs : int, optional
-        Passes over the features, ``EPOCHS[solver]`` by default; an order, with ``"lowest_first"``.
+        Passes over the features; with ``"lowest_first"`` for an order, and for 3 x 3 kernels as
+        many again with 1 x 1 ones before. By default as many as images held out gain from, one in
+        eight: until a pass lowers what is left of them by less than `TOLERANCE` of it, at least
+        and at most as many as `PASSES` says. The best weights are kept in any case. ``"authors"``:
+        1000 by default.
     batch : int, optional
-        Images a step, 2 or more; ``BATCHES[solver]`` by default.
+        Images a step, 2 or more; by default 32 to 128, more for more images (``"authors"``: 64).
     rate : float, optional
-        Highest learning rate, above 0; ``RATES[solver]`` by default.
+        Learning rate, above 0.
     device : torch.device or str
     progress : callable, optional
-        Called as ``progress(done, total, text)`` with steps done and in all.
+        Called as ``progress(done, total, text)`` with steps done and in all, if it takes as many
+        as it may; from the start on.
 
     Returns
     -------
@@ -138,49 +231,168 @@ def fit(
     -----
     DegenerateFeatures
         If channels of x never vary or repeat each other, or there are fewer positions than weights:
-        the answer is finite, but one of many.
+        the answer is finite, but one of many. If the target is little but a constant: the paper's g
+        has none, so ``"joint"`` fits what the channels' means leave.
+    LargeFit
+        If the fit will take more than 8 GiB or ten minutes; see `cost`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> x = torch.randn(64, 4, 5, 5, generator=torch.Generator().manual_seed(0))
+    >>> fitted = fit(x, 2 * x, order=0, norm="dataset")
+    >>> [round(share, 3) for share in fitted.explained], round(fitted.residual, 3)
+    ([1.0], 0.0)
     """
     choose("solver", solver, SOLVERS)
     if not 0 <= penalty < math.inf:
         raise InputError(f"penalty is {penalty}; allowed: 0 or more.")
-    epochs = EPOCHS[solver] if epochs is None else epochs
-    batch = BATCHES[solver] if batch is None else batch
-    if epochs < 0 or batch < 2:
+    if (epochs is not None and epochs < 0) or (batch is not None and batch < 2):
         raise InputError(f"epochs is {epochs} and batch {batch}; allowed: 0 and 2, or more.")
-    rate = RATES[solver] if rate is None else rate
-    if not 0 < rate < math.inf:
+    if rate is not None and not 0 < rate < math.inf:
         raise InputError(f"rate is {rate}; allowed: above 0.")
     x, target = x.detach(), target.detach()
     constant = check_features(x, target, norm)
     if constant:
-        _warn(f"channels {constant} of x never vary, and tell nothing")
-    kind = StagewiseDisentangler if solver == "lowest_first" else Disentangler
+        _warn_not_unique(f"channels {constant} of x never vary, and tell nothing")
+    line = min(target.shape[2:]) < 2
+    if kernel_size is None:
+        kernel_size = 1 if line else 3
+    elif kernel_size == 3 and line and max(target.shape[2:]) > 1:
+        _warn(
+            f"Six of the nine weights of a 3 x 3 kernel see only padding on maps of "
+            f"{target.shape[2]} x {target.shape[3]}; kernel_size=1 costs far less."
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        kind = StagewiseDisentangler if solver == "lowest_first" else Disentangler
         g = kind(x.shape[1], target.shape[1], order, kernel_size, norm)
+    _tell_cost(x, target, order, kernel_size)
+    if solver == "authors":
+        recipe = {"epochs": epochs, "batch": batch, "rate": rate}
+        recipe = {name: value for name, value in recipe.items() if value is not None}
+        loss = list(
+            authors_recipe(
+                g, x, target, penalty=penalty, seed=seed, device=device, progress=progress, **recipe
+            )
+        )
+        mean_square = float(sum(p.double().square().sum() for p in target.split(_CHUNK)))
+        loss = [error * target.numel() / mean_square for error in loss]
+        g.eval().cpu()
+        return Fit(g, _evaluated(g, x, target, batch or 64), loss, [len(loss)], False)
+
+    mean, unit = _centre_and_unit(target, solver)
     precision = torch.promote_types(target.dtype, torch.float32)
     g.to(device=device, dtype=precision)
-    size = math.sqrt(sum(float(part.double().square().sum()) for part in target.split(batch)))
-    size /= math.sqrt(target.numel())
-    # Adam's rate has the scale of the weights: our schedules fit x* in units of its root mean
-    # square, the authors' fits it as it is.
-    unit = 1.0 if solver == "authors" else size
-    pairs = _Pairs(x, target, unit, device, precision)
-    course = _Course(seed, epochs, batch, rate, progress)
-    penalty /= unit**2  # the same objective, in those units
+    pairs = _Pairs(x, target, mean, unit, device, precision, torch.arange(len(x)))
+    least, most = _BATCHES
+    batch = min(most, max(least, len(x) // _STEPS)) if batch is None else batch
+    passes = PASSES if epochs is None else (epochs, epochs)
+    course = _Course(seed, passes, batch, _RATE if rate is None else rate, progress)
     if solver == "joint":
-        loss = _fit_network(g, pairs, penalty, course)
-    elif solver == "lowest_first":
-        loss = _fit_lowest_first(g, pairs, course)
+        # The same objective in those units.
+        orders = [_fit_network(g, pairs, min(penalty / unit / unit, _STRONGEST_PENALTY), course)]
     else:
-        loss = _fit_authors(g, pairs, penalty, course)
+        orders = _fit_lowest_first(g, pairs, course)
     with torch.no_grad():
         for output in _output_layers(g):
             for parameter in output.parameters():
                 parameter.mul_(unit)
+        if solver == "lowest_first":
+            g.chains[0].linears[0].bias += mean.to(g.chains[0].linears[0].bias)
     g.eval().cpu()
-    loss = [error * (unit / size) ** 2 for error in loss]
-    return Fit(g, _evaluated(g, x, target, batch), loss)
+    descents = [descent for stages in orders for descent in stages]
+    return Fit(
+        g,
+        _evaluated(g, x, target, batch),
+        [error for descent in descents for error in descent.loss],
+        [sum(len(descent.loss) for descent in stages) for stages in orders if stages],
+        all(descent.converged for descent in descents),
+    )
+
+
+def authors_recipe(
+    g: Disentangler,
+    x: torch.Tensor,
+    target: torch.Tensor,
+    *,
+    penalty: float = 0.1,
+    seed: int = 0,
+    epochs: int = AUTHORS["epochs"],
+    batch: int = AUTHORS["batch"],
+    rate: float = AUTHORS["rate"],
+    device: torch.device | str = "cpu",
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Iterator[float]:
+    """Train g in place as the authors' published code does, an epoch at a time.
+
+    ``fit(..., solver="authors")`` runs it to its end; whoever wants to look in between iterates.
+
+    Parameters
+    ----------
+    g : Disentangler
+    x, target, penalty, seed, epochs, batch, rate, device, progress
+        As for `fit`.
+
+    Yields
+    ------
+    float
+        The epoch's mean squared error.
+
+    Examples
+    --------
+    >>> import torch
+    >>> x = torch.randn(64, 4, 5, 5, generator=torch.Generator().manual_seed(0))
+    >>> len(list(authors_recipe(Disentangler(4, 4), x, x, epochs=3)))
+    3
+    """
+    precision = torch.promote_types(target.dtype, torch.float32)
+    g.to(device=device, dtype=precision)
+    none = torch.zeros(target.shape[1], dtype=torch.float64)
+    pairs = _Pairs(x, target, none, 1.0, device, precision, torch.arange(len(x)))
+    decay = AUTHORS["weight_decay"]
+    optimizer = torch.optim.Adam(g.parameters(), lr=rate, weight_decay=decay)
+    course = _Course(seed, (epochs, epochs), batch, rate, progress)
+    for epoch, error in enumerate(_passes(g, pairs, penalty, course, [optimizer], mixed=False), 1):
+        yield error
+        optimizer.param_groups[0]["lr"] = rate * 0.01 ** (epoch / max(1, epochs - 1))
+
+
+def _tell_cost(x, target, order, kernel_size) -> None:
+    channels = (x.shape[1], target.shape[1])
+    found = cost(channels, len(x), target.shape[2:], order=order, kernel_size=kernel_size)
+    if found.memory > _LARGE[0] or found.seconds > _LARGE[1]:
+        warnings.warn(
+            f"This fit will take about {found.memory / 2**30:.0f} GiB and {found.seconds / 60:.0f} "
+            f"minutes on one core, with {x.shape[1] * kernel_size**2:,} inputs of a layer; fewer "
+            "channels or kernel_size=1 take less.",
+            LargeFit,
+            stacklevel=3,
+        )
+
+
+def _centre_and_unit(target: torch.Tensor, solver: str) -> tuple[torch.Tensor, float]:
+    """Return what is subtracted from each channel of x*, and what the rest is divided by."""
+    total, square = 0.0, 0.0
+    for part in target.split(_CHUNK):
+        wide = part.double()
+        total = total + wide.sum((0, 2, 3)).cpu()
+        square += float(wide.square().sum())
+    mean = total * target.shape[1] / target.numel()  # (C*,)
+    # A second pass, because the difference of two large numbers would be rounding.
+    centre = mean[:, None, None].to(target.device)
+    varies = sum(float((p.double() - centre).square().sum()) for p in target.split(_CHUNK))
+    varies, square = varies / target.numel(), square / target.numel()
+    if solver == "joint":
+        if square - varies <= _MEAN_RULES * varies:
+            return torch.zeros_like(mean), math.sqrt(square)
+        _warn(
+            f"The target is mostly constant: its channels' means hold {1 - varies / square:.1%} of "
+            f"its mean square, and its variance {varies / square:.1%}. A disentangler has no "
+            "constant, and would have to make the means from x; so it was fitted to what the means "
+            'leave. The shares, of variance, are of that; solver="lowest_first" has a constant.'
+        )
+    return mean, math.sqrt(varies)
 
 
 def evaluate(
@@ -266,14 +478,26 @@ def check_features(x: torch.Tensor, target: torch.Tensor, norm: str) -> list[int
                 f'{name} are 1 x 1; use norm="dataset".'
             )
         low, high = feature[0].clone(), feature[0].clone()
-        for part in feature.split(256):
+        square, blank = 0.0, []  # blank: (image, channel) of one value that is not 0
+        for start, part in zip(range(0, len(feature), _CHUNK), feature.split(_CHUNK), strict=True):
             if not torch.isfinite(part).all():
                 raise InputError(
                     f"{name} holds NaN or infinity; find the images or the layer it comes from "
                     "(training may have diverged) and leave them out."
                 )
+            square += float(part.double().square().sum())
             torch.minimum(low, part.amin(0), out=low)
             torch.maximum(high, part.amax(0), out=high)
+            if name == "x" and norm == "image":
+                least, most = part.amin((2, 3)), part.amax((2, 3))  # (n, C)
+                images, channels = ((least == most) & (most != 0)).nonzero(as_tuple=True)
+                blank += zip((images + start).tolist(), channels.tolist(), strict=True)
+        size = math.sqrt(square / feature.numel())
+        if size and not 1 / _SIZES[name] <= size <= _SIZES[name]:
+            raise InputError(
+                f"the root mean square of {name} is {size:.1e}; allowed: {1 / _SIZES[name]:.0e} to "
+                f"{_SIZES[name]:.0e}, because squares must fit float32. Multiply it by a number."
+            )
         constant = low.amin((1, 2)) == high.amax((1, 2))  # (C,)
         dead = constant & (high.amax((1, 2)) == 0)
         if name == "x":
@@ -286,25 +510,38 @@ def check_features(x: torch.Tensor, target: torch.Tensor, norm: str) -> list[int
                 f'channels {channels} of x are constant and not 0, and norm="image" would divide '
                 'them by 0; leave them out, or use norm="dataset".'
             )
+        if blank:
+            image, channel = blank[0]
+            others = f", and {len(blank) - 1} more like it" if len(blank) > 1 else ""
+            raise InputError(
+                f"channel {channel} of image {image} of x is constant and not 0{others}, and "
+                'norm="image" would divide it by 0; leave such images out, or use norm="dataset".'
+            )
     return constant_channels
 
 
 @dataclass(frozen=True)
 class _Pairs:
-    """Pairs of features, read batch by batch, x* divided by ``unit``.
+    """Pairs of features, read batch by batch, x* less ``mean`` (C*,) and divided by ``unit``.
 
-    With ``lower``, what that function of x leaves of x*.
+    With ``lower``, what that function of x leaves of it.
     """
 
     x: torch.Tensor
     target: torch.Tensor
+    mean: torch.Tensor
     unit: float
     device: torch.device | str
     precision: torch.dtype
+    chosen: torch.Tensor  # (n,), which images
     lower: Callable[[torch.Tensor], torch.Tensor] | None = None
 
-    def take(self, chosen) -> tuple[torch.Tensor, torch.Tensor]:
-        b = self.target[chosen].to(self.device, self.precision) / self.unit
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def take(self, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        b = self.target[chosen].to(self.device, self.precision)
+        b = (b - self.mean[:, None, None].to(b)) / self.unit
         a = resample(self.x[chosen].to(self.device, self.precision), b.shape[2:])
         if self.lower is None:
             return a, b
@@ -312,13 +549,18 @@ class _Pairs:
             return a, b - self.lower(a)
 
     def in_order(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for start in range(0, len(self.x), _CHUNK):
-            yield self.take(slice(start, start + _CHUNK))
+        for chosen in self.chosen.split(_CHUNK):
+            yield self.take(chosen)
 
     def shuffled(self, batch: int, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        order = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(seed))
-        for chosen in order.split(batch):
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+        for chosen in self.chosen[order].split(batch):
             yield self.take(chosen)
+
+    def apart(self) -> tuple["_Pairs", "_Pairs"]:
+        """Return the images to descend on, and those held out."""
+        held = self.chosen % _HELD_OUT == 0
+        return replace(self, chosen=self.chosen[~held]), replace(self, chosen=self.chosen[held])
 
 
 @dataclass(frozen=True)
@@ -326,23 +568,35 @@ class _Course:
     """How long and in which order a descent runs, and who is told."""
 
     seed: int
-    epochs: int
+    passes: tuple[int, int]  # at least and at most
     batch: int
     rate: float
     progress: Callable[[int, int, str], None] | None
     before: int = 0  # descents that have run
     descents: int = 1  # of this fit
 
-    def tell(self, done: int, steps: int, epoch: int) -> None:
+    def tell(self, done: int, images: int, text: str) -> None:
+        """Say what goes on, after ``done`` steps over that many images."""
         if self.progress is not None:
-            text = f"epoch {epoch + 1} of {self.epochs}"
             if self.descents > 1:
-                text = f"order {self.before + 1} of {self.descents}, {text}"
-            self.progress(self.before * steps + done, self.descents * steps, text)
+                text = f"descent {self.before + 1} of {self.descents}, {text}"
+            most = self.passes[1] * math.ceil(images / self.batch)
+            self.progress(self.before * most + done, self.descents * most, text)
 
 
-def _fit_lowest_first(g: StagewiseDisentangler, pairs: _Pairs, course: _Course) -> list[float]:
-    history = []
+@dataclass(frozen=True)
+class _Descent:
+    """What a descent took."""
+
+    loss: list[float]  # mean squared error of each pass
+    converged: bool
+
+
+def _fit_lowest_first(
+    g: StagewiseDisentangler, pairs: _Pairs, course: _Course
+) -> list[list[_Descent]]:
+    orders = []
+    stages = 2 if g.chains[0].linears[0].kernel_size[0] > 1 else 1
     for k, chain in enumerate(g.chains):
         left = pairs
         if k:
@@ -350,86 +604,202 @@ def _fit_lowest_first(g: StagewiseDisentangler, pairs: _Pairs, course: _Course) 
             # Deeper steps start from those that the order below found.
             for layer, found in zip(chain.linears[2:], g.chains[k - 1].linears[1:], strict=True):
                 layer.load_state_dict(found.state_dict())
-        part = replace(course, before=max(k - 1, 0), descents=g.order)
-        history += _fit_network(chain, left, 0.0, part)
-    return history
+        part = replace(course, before=stages * max(k - 1, 0), descents=stages * g.order)
+        orders.append(_fit_network(chain, left, 0.0, part))
+    return orders
 
 
 def _fit_network(
     network: Disentangler | Chain, pairs: _Pairs, penalty: float, course: _Course
-) -> list[float]:
+) -> list[_Descent]:
     """Fit all layers at once: descend in white coordinates, then solve for the output layer."""
-    history = []
+    descents = []
     network.eval()
     if network.order > 0:
-        some = _some(pairs, network, course.seed)
-        _measure_scales(network, lambda: some)
-        _make_white(network, some)
-        named = dict(network.named_parameters())
-        p_logits = [named.pop("p_logits")] if "p_logits" in named else []
-        groups = [{"params": list(named.values())}, {"params": p_logits}]
-        optimizer = torch.optim.NAdam(groups, betas=_BETAS)
-        steps = course.epochs * math.ceil(len(pairs.x) / course.batch)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, [course.rate, _RATE_OF_P], steps + 1, pct_start=_RISE, cycle_momentum=False
-        )
-        history = _descend(network, pairs, penalty, course, optimizer, schedule, mixed=True)
-        for layer in network.linears:
-            parametrize.remove_parametrizations(layer, "weight")
+        kept, held_out = pairs.apart()
+        course.tell(0, len(kept), "finding white coordinates")
+        some = _some(kept, network, course.seed)
+        narrow = None
+        if isinstance(network, Chain) and network.linears[0].kernel_size[0] > 1:
+            # With a ninth of the weights a weak order stands out from the noise; see the book.
+            narrow = _narrowed(network)
+            _make_white(narrow, some)
+            descents = [_descend(narrow, kept, held_out, penalty, course)]
+            _widen(narrow, network)
+            course = replace(course, before=course.before + 1)
+        _make_white(network, some, starts=narrow is None)
+        descents.append(_descend(network, kept, held_out, penalty, course))
     _measure_scales(network, pairs.in_order)
-    solved = _solve_output_layer(network, pairs.in_order())
+    solved = _solve_output_layer(network, pairs)
     if network.order == 0:
-        _warn(solved.degeneracy())
-    return history
+        _warn_not_unique(solved.degeneracy())
+    return descents
 
 
-def _fit_authors(g: Disentangler, pairs: _Pairs, penalty: float, course: _Course) -> list[float]:
-    per_epoch = math.ceil(len(pairs.x) / course.batch)
-    optimizer = torch.optim.Adam(g.parameters(), lr=course.rate, weight_decay=1e-4)
-    last = max(1, course.epochs - 1)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: 0.01 ** ((step // per_epoch) / last)
-    )
-    return _descend(g, pairs, penalty, course, optimizer, schedule, mixed=False)
+def _narrowed(network: Chain) -> Chain:
+    """Return a chain of the middles of a chain's kernels."""
+    output, inner = network.linears[0], network.linears[-1]
+    sizes = (inner.in_channels, output.out_channels, network.order)
+    with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced
+        narrow = Chain(*sizes, 1, network.norm).to(output.weight).eval()
+    with torch.no_grad():
+        for layer, wide in zip(narrow.linears, network.linears, strict=True):
+            layer.weight.copy_(3 * wide.weight[..., 1:2, 1:2])  # of the size a narrow one starts at
+    return narrow
+
+
+@torch.no_grad()
+def _widen(narrow: Chain, network: Chain) -> None:
+    """Let a chain compute what a narrow one does."""
+    for layer, wide in zip(narrow.linears, network.linears, strict=True):
+        wide.weight.zero_()
+        wide.weight[..., 1:2, 1:2] = layer.weight
+    network.linears[0].bias.copy_(narrow.linears[0].bias)
+
+
+def _descend(
+    network: Disentangler | Chain,
+    kept: _Pairs,
+    held_out: _Pairs,
+    penalty: float,
+    course: _Course,
+) -> _Descent:
+    """Descend from white coordinates until images held out gain no more; leave the best weights."""
+    white = [layer.parametrizations.weight.original for layer in network.linears]
+    others = [p for p in network.parameters() if all(p is not coordinates for coordinates in white)]
+    optimizers = [
+        torch.optim.Muon(
+            white,
+            lr=course.rate,
+            momentum=_MOMENTUM,
+            weight_decay=0.0,
+            adjust_lr_fn="match_rms_adamw",
+        ),
+        torch.optim.NAdam(others, lr=_RATE_OF_OTHERS, betas=_BETAS),
+    ]
+    average = _Average(network)
+    loss, left = [], [_left(network, held_out)]
+    best = average.weights()
+    least, most = course.passes
+    converged = False
+    for error in _passes(
+        network, kept, penalty, course, optimizers, mixed=True, after_step=average.update
+    ):
+        loss.append(error)
+        with average.applied():
+            left.append(_left(network, held_out))
+            if left[-1] < min(left[:-1]):
+                best = average.weights()
+        # Not a number is no gain either.
+        converged = least < most and not left[-2] - left[-1] >= TOLERANCE * left[-2]
+        if converged and len(loss) >= least:
+            break
+    average.put(best)
+    for layer in network.linears:
+        parametrize.remove_parametrizations(layer, "weight")
+    return _Descent(loss, converged)
+
+
+class _Average:
+    """The mean of a network's weights over the last steps, more of them the longer it descends.
+
+    At a constant rate weights end up walking around an optimum, and their mean is near it. A
+    falling rate would get there too, but needs to know when the descent will end. The newest
+    weights count (n + 1) / (n + t) at step t: polynomial-decay averaging (Shamir and Zhang, 2013).
+    """
+
+    def __init__(self, network: nn.Module):
+        self._parameters = list(network.parameters())
+        self._mean = self.weights()
+        self._steps = 0
+
+    def weights(self) -> list[torch.Tensor]:
+        """Return a copy of what the network has now."""
+        return [parameter.detach().clone() for parameter in self._parameters]
+
+    @torch.no_grad()
+    def put(self, weights: list[torch.Tensor]) -> None:
+        """Give the network other weights."""
+        for parameter, weight in zip(self._parameters, weights, strict=True):
+            parameter.copy_(weight)
+
+    @torch.no_grad()
+    def update(self) -> None:
+        self._steps += 1
+        share = (_AVERAGING + 1) / (_AVERAGING + self._steps)
+        for mean, parameter in zip(self._mean, self._parameters, strict=True):
+            mean.lerp_(parameter, share)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Let the network have the mean for a while."""
+        own = self.weights()
+        self.put(self._mean)
+        yield
+        self.put(own)
+
+
+@torch.no_grad()
+def _left(network: Disentangler | Chain, pairs: _Pairs) -> float:
+    """Return the mean square that a network leaves of the target."""
+    network.eval()
+    _measure_scales(network, pairs.in_order)
+    total, count = 0.0, 0
+    for x, target in pairs.in_order():
+        total += float((target - network(x)).double().square().sum())
+        count += target.numel()
+    return total / count
 
 
 @torch.enable_grad()
-def _descend(network, pairs, penalty, course, optimizer, schedule, *, mixed: bool) -> list[float]:
-    """Run epochs of stochastic descent; return each epoch's mean squared error."""
-    network.train()
-    history, done = [], 0
-    steps = course.epochs * math.ceil(len(pairs.x) / course.batch)
-    for epoch in range(course.epochs):
+def _passes(
+    network: Disentangler | Chain,
+    pairs: _Pairs,
+    penalty: float,
+    course: _Course,
+    optimizers: list[torch.optim.Optimizer],
+    *,
+    mixed: bool,
+    after_step: Callable[[], None] | None = None,
+) -> Iterator[float]:
+    """Run passes of stochastic descent; yield each one's mean squared error."""
+    done, most = 0, course.passes[1]
+    bound = f"at most {most}" if course.passes[0] < most else f"{most}"
+    for number in range(most):
+        network.train()
         total = torch.zeros((), device=pairs.device)
-        for x, target in pairs.shuffled(course.batch, course.seed * 100_003 + epoch):
+        # Seeds are multiplied so that the passes of one do not repeat those of the next.
+        for x, target in pairs.shuffled(course.batch, course.seed * 100_003 + number):
             with autocast(pairs.device, enabled=mixed):
                 output = network(x)
             error = (output.to(target.dtype) - target).square().mean()
-            optimizer.zero_grad(set_to_none=True)
+            for optimizer in optimizers:
+                optimizer.zero_grad(set_to_none=True)
             (error + penalty * network.penalty() if penalty else error).backward()
-            optimizer.step()
-            schedule.step()
+            for optimizer in optimizers:
+                optimizer.step()
+            if after_step is not None:
+                after_step()
             total += error.detach() * len(x)
             done += 1
-            course.tell(done, steps, epoch)
-        history.append(float(total) / len(pairs.x))
-    network.eval()
-    return history
+            course.tell(done, len(pairs), f"pass {number + 1} of {bound}")
+        network.eval()
+        yield float(total) / len(pairs)
 
 
 class _White(nn.Module):
     """A layer's weights in coordinates in which its inputs are white."""
 
-    def __init__(self, whitener: torch.Tensor):
+    def __init__(self, whitener: torch.Tensor, kernel: torch.Size):
         super().__init__()
+        self.kernel = kernel  # (C, k, k)
         self.register_buffer("whitener", whitener)  # (C k k, C k k)
 
     def forward(self, coordinates: torch.Tensor) -> torch.Tensor:
-        return (coordinates.flatten(1) @ self.whitener).view_as(coordinates)
+        return (coordinates @ self.whitener).view(-1, *self.kernel)
 
     def right_inverse(self, weight: torch.Tensor) -> torch.Tensor:
-        solution = torch.linalg.solve(self.whitener, weight.flatten(1), left=False)
-        return solution.view_as(weight)
+        return torch.linalg.solve(self.whitener, weight.flatten(1), left=False)
 
 
 def _some(pairs: _Pairs, network, seed: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -445,29 +815,35 @@ def _some(pairs: _Pairs, network, seed: int) -> list[tuple[torch.Tensor, torch.T
 
 
 @torch.no_grad()
-def _make_white(network: Disentangler | Chain, batches) -> None:
-    """Start from the best output layer, and let descent see white inputs at every layer."""
-    whiteners = [_solve_output_layer(network, batches).whitener()]
+def _make_white(network: Disentangler | Chain, batches, *, starts: bool = True) -> None:
+    """Let descent see white inputs at every layer; start from the best output layer, if asked."""
+    _measure_scales(network, lambda: batches)
+    equations = _output_equations(network, batches)
+    whiteners = [equations.whitener()]
+    if starts:
+        _put_output_layer(network, equations)
     for k in range(1, network.order + 1):
         equations = NormalEquations(network.linears[k].kernel_size[0])
         for x, _ in batches:
             equations.add(network.inner(x, k))
         whiteners.append(equations.whitener())
     if isinstance(network, Disentangler):  # the last saw x^; of a chain's, order 0 has told
-        _warn(equations.degeneracy())
+        _warn_not_unique(equations.degeneracy())
     for layer, whitener in zip(network.linears, whiteners, strict=True):
-        white = _White(whitener.to(layer.weight))
+        white = _White(whitener.to(layer.weight), layer.weight.shape[1:])
         parametrize.register_parametrization(layer, "weight", white)
 
 
-def _warn(degeneracy: str | None) -> None:
+def _warn_not_unique(degeneracy: str | None) -> None:
     if degeneracy is not None:
-        warnings.warn(
+        _warn(
             f"The weights of the fit are not unique: {degeneracy}. A ridge chooses among "
-            "them; shares on other images say how far to trust it.",
-            DegenerateFeatures,
-            stacklevel=2,
+            "them; shares on other images say how far to trust it."
         )
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, DegenerateFeatures, stacklevel=3)
 
 
 @torch.no_grad()
@@ -490,25 +866,39 @@ def _measure_scales(g: Disentangler, batches: Callable) -> None:
 
 
 @torch.no_grad()
-def _solve_output_layer(network: Disentangler | Chain, batches) -> NormalEquations:
+def _output_equations(network: Disentangler | Chain, batches) -> NormalEquations:
+    equations = NormalEquations(network.linears[0].kernel_size[0])
+    for x, target in batches:
+        equations.add(network.inner(x), target)
+    return equations
+
+
+@torch.no_grad()
+def _put_output_layer(network, equations: NormalEquations, **options) -> None:
+    output = network.linears[0]
+    weight, constant = equations.solve(intercept=output.bias is not None, **options)
+    output.weight.copy_(weight)
+    if output.bias is not None:
+        output.bias.copy_(constant)
+
+
+@torch.no_grad()
+def _solve_output_layer(network: Disentangler | Chain, pairs: _Pairs) -> NormalEquations:
     """Put W_0, and its constant if it has one, at the optimum for the present inner layers.
 
-    The ridge is the one that leaves least of images held out; the solution is for all of them.
+    The ridge is the one that leaves least of the images held out; the solution is for all of them.
+    What descent found stays if it leaves less of them than any solution does.
     """
     output = network.linears[0]
     intercept = output.bias is not None
-    kept, held_out = (NormalEquations(output.kernel_size[0]) for _ in range(2))
-    images = 0
-    for x, target in batches:
-        inner = network.inner(x)
-        held = torch.arange(images, images + len(x), device=x.device) % _HELD_OUT == 0
-        images += len(x)
-        for equations, chosen in ((kept, ~held), (held_out, held)):
-            equations.add(inner[chosen], target[chosen])
-    equations = kept.merge(held_out)
-    ridge = kept.best_ridge(held_out, intercept=intercept)
-    weight, constant = equations.solve(intercept=intercept, ridge=ridge)
-    output.weight.copy_(weight)
-    if intercept:
-        output.bias.copy_(constant)
-    return equations
+    kept, held_out = (_output_equations(network, part.in_order()) for part in pairs.apart())
+    ridge, least = kept.best_ridge(held_out, intercept=intercept)
+    both = kept.merge(held_out)
+    present = (
+        output.weight,
+        output.bias if intercept else output.weight.new_zeros(len(output.weight)),
+    )
+    descended = network.order > 0 and both.left(*present) < both.left(*(0 * p for p in present))
+    if not descended or held_out.left(*present) >= least:
+        _put_output_layer(network, both, ridge=ridge)
+    return both

@@ -128,7 +128,9 @@ def test_the_ridge_is_that_which_leaves_least_of_other_images(kernel_size, inter
         return (rows @ found.flatten(1).T + constant - wanted).square().sum()
 
     best = min(RIDGES, key=left)
-    assert kept.best_ridge(held_out, intercept=intercept) == best
+    ridge, least = kept.best_ridge(held_out, intercept=intercept)
+    assert ridge == best and least == pytest.approx(float(left(best)), rel=1e-4)
+    assert held_out.left(*kept.solve(intercept=intercept, ridge=best)) == pytest.approx(least)
     assert best > RIDGES[0]
 
 
@@ -136,7 +138,7 @@ def test_features_without_noise_need_no_ridge():
     x = normal(60, 4, 5, 5)
     target = F.conv2d(x, normal(3, 4, 3, 3, seed=2), padding=1)
     kept, held_out = summed(x[:40], target[:40], 3), summed(x[40:], target[40:], 3)
-    assert kept.best_ridge(held_out) == RIDGES[0]
+    assert kept.best_ridge(held_out)[0] == RIDGES[0]
 
 
 @pytest.mark.parametrize("kernel_size", [1, 3])

@@ -59,9 +59,9 @@ def test_the_shares_are_those_of_the_parts(features):
 def test_progress_counts_every_step(features):
     seen = []
     fit(*features, order=1, epochs=3, batch=64, progress=lambda *call: seen.append(call))
-    assert [done for done, _, _ in seen] == list(range(1, 13))  # 3 epochs of 4 batches
-    assert {total for _, total, _ in seen} == {12}
-    assert seen[-1][2] == "epoch 3 of 3"
+    assert [done for done, _, _ in seen] == list(range(10))  # 3 passes over 175 images in 3 batches
+    assert {total for _, total, _ in seen} == {9}
+    assert seen[-1][2] == "pass 3 of 3"
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

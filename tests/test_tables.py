@@ -12,18 +12,24 @@ def test_a_share_stands_beside_the_recorded_and_the_printed_one():
     run = [row("b", "x", 0.5), row("a", "y", 0.25), {"network": "a", "effect": "none"}]
     recorded = [row("c", "z", 0.75), row("a", "y", 0.125)]
     printed = {("b", "x"): 40.0, ("c", "z"): 70.0}
+    strong = [row("c", "z", 0.5), row("c", "z", 0.75)]  # two pairs: their mean
     found = tables.compared(
-        run, recorded, ["network", "tap"], "accuracy", lambda *at: printed.get(at)
+        run,
+        {"plain": recorded, "strong": strong},
+        ["network", "tap"],
+        "accuracy",
+        lambda *at: printed.get(at),
     )
     assert list(found.index) == [("b", "x"), ("a", "y"), ("c", "z")]  # the recorded one's own last
     assert found.fillna(-1).to_dict("list") == {
         "paper": [40, -1, 70],
-        "recorded (real64)": [-1, 12.5, 75],
+        "plain": [-1, 12.5, 75],
+        "strong": [-1, -1, 62.5],
         "this run": [50, 25, -1],
     }
-    alone = tables.compared(run, [], ["network", "tap"], "accuracy", lambda *_: None)
+    alone = tables.compared(run, {}, ["network", "tap"], "accuracy", lambda *_: None)
     assert alone["this run"].tolist() == [50, 25]
-    assert alone[["paper", "recorded (real64)"]].isna().all(axis=None)
+    assert list(alone) == ["paper", "this run"] and alone["paper"].isna().all()
 
 
 def test_gains_are_blank_where_there_are_none():

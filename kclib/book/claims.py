@@ -96,8 +96,8 @@ class Outcome(_Strict):
     ----------
     id : str
         The claim's name in the registry, e.g. ``"table1-depth"``.
-    outcomes : list of float or bool
-        What the rule judged.
+    outcomes : list of float, bool or None
+        What the rule judged; see `kclib.book.verdicts.verdict`.
     found : str
         The numbers, for a reader.
     verdict : str
@@ -109,7 +109,7 @@ class Outcome(_Strict):
     """
 
     id: str
-    outcomes: list[Annotated[bool, Field(strict=True)] | float]
+    outcomes: list[Annotated[bool, Field(strict=True)] | float | None]
     found: str
     verdict: Literal[VERDICTS]
     depends: str = ""
@@ -154,7 +154,7 @@ def of(artefact: str) -> dict[str, Claim]:
 def judged(
     artefact: str,
     name: str,
-    outcomes: Sequence[float | bool],
+    outcomes: Sequence[float | bool | None],
     found: str,
     depends: str = "",
 ) -> Outcome:

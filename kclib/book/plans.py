@@ -127,6 +127,7 @@ def fit(
             f"{a} is of {data[0].name} images and {b} of {data[1].name}; allowed: two networks of "
             "the same images."
         )
+    effort = {} if profile.fit_epochs is None else {"epochs": profile.fit_epochs}
     needs = {"a": network(profile, a), "b": network(profile, b)}
     for split in sources.SPLITS:
         needs[f"a {split}"] = images(profile, a.name, split, hide)
@@ -134,7 +135,7 @@ def fit(
     settings = {
         "taps": {"a": tap, "b": target_tap or tap},
         "group": group,
-        "options": {"order": 2, "epochs": profile.fit_epochs, **options},
+        "options": {"order": 2} | effort | options,
     }
     return Plan("fits", settings, ("fit", "features"), needs, f"fitting {a} to {b} at {tap}")
 

@@ -23,6 +23,11 @@ from .plans import Plan
 
 Cell = str | int | float | bool | None
 
+#: Profiles of photographs, in the book's order, by how their networks were trained: "plain" as the
+#: paper's, without augmentation until the training images are fitted; "strong" with augmentation,
+#: stopped before they are.
+REGIMES = {"recorded, plain": "plain64", "recorded, strong": "real64"}
+
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)

@@ -269,6 +269,14 @@ class Study:
         same = all(had.get(name) == self.parameters.get(name) for name in parameters.OF_QUANTITIES)
         return result.rows if same else []
 
+    def regimes(self) -> dict[str, list[dict]]:
+        """Return what is recorded on photographs, as `recorded` does, by how networks were trained.
+
+        The names are those of `kclib.book.records.REGIMES`; without a result, a regime is left out.
+        """
+        found = {title: self.recorded(profile) for title, profile in records.REGIMES.items()}
+        return {title: rows for title, rows in found.items() if rows}
+
     def forecast(self) -> str:
         """Say what this profile is and how long the recorded run of this notebook took."""
         text = f"Profile {self.profile.name}: {self.profile.description.strip()}\n"
@@ -312,7 +320,7 @@ class Study:
         return {name: known[choose("way of fitting", name, known)] for name in names}
 
     def claim(
-        self, name: str, outcomes: Sequence[float | bool], found: str, depends: str = ""
+        self, name: str, outcomes: Sequence[float | bool | None], found: str, depends: str = ""
     ) -> None:
         """Hand over what the test of a claim found; the verdict follows by the registry's rule.
 
@@ -320,7 +328,7 @@ class Study:
         ----------
         name : str
             The claim's, in ``results/claims.yaml``.
-        outcomes : sequence of float or bool
+        outcomes : sequence of float, bool or None
             See `kclib.book.verdicts.verdict`; empty where nothing could be tested.
         found : str
             The numbers, for a reader.

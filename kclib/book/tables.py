@@ -43,19 +43,28 @@ def spread(line) -> str:
     return interval(line.min, line.max) if line.count > 1 else "one pair"
 
 
-def counts(signs: Mapping[str, Sequence[float]]) -> str:
+def counts(signs: Mapping[str, Sequence[float | None]]) -> str:
     """Say for each of several ways how often a test is met, and how often its opposite is found.
+
+    None stands where neither could have been seen; see `kclib.book.verdicts.seen`.
 
     Examples
     --------
+    >>> counts({"above 0": [1, 0, None]})
+    'above 0: 1 of 2, 1 more could not have been seen'
     >>> counts({"joint": [1, 0, -1], "linear": [True, True]})
     'joint: 1 of 3, the opposite in 1; linear: 2 of 2'
     """
-    return "; ".join(
-        f"{way}: {sum(s > 0 for s in found)} of {len(found)}"
-        + (f", the opposite in {against}" if (against := sum(s < 0 for s in found)) else "")
-        for way, found in signs.items()
-    )
+    said = []
+    for way, found in signs.items():
+        told = [sign for sign in found if sign is not None]
+        text = f"{way}: {sum(sign > 0 for sign in told)} of {len(told)}"
+        if against := sum(sign < 0 for sign in told):
+            text += f", the opposite in {against}"
+        if unseen := len(found) - len(told):
+            text += f", {unseen} more could not have been seen"
+        said.append(text)
+    return "; ".join(said)
 
 
 def numbers(values: Mapping[str, Sequence[float]], digits: int) -> str:
@@ -126,19 +135,21 @@ def sum_of_orders(upto: int) -> str:
 
 def compared(
     run: Iterable[Mapping],
-    recorded: Iterable[Mapping],
+    recorded: Mapping[str, Iterable[Mapping]],
     at: Sequence[str],
     share: str,
     printed: Callable[..., float | None],
 ) -> pd.DataFrame:
-    """Set a share beside the recorded one and the paper's, line by line, in percent.
+    """Set a share beside the recorded ones and the paper's, line by line, in percent.
 
     Parameters
     ----------
-    run, recorded : iterable of mapping
-        Rows; those without the share are left out.
+    run : iterable of mapping
+        Rows; those without the share are left out, of several of one line the mean is taken.
+    recorded : mapping
+        From what a recorded run is called, e.g. by `Study.regimes`, to its rows.
     at : sequence of str
-        The fields that name a line. Lines that only the recorded run has come last.
+        The fields that name a line. Lines that only a recorded run has come last.
     share : str
         The field that is compared, 0 to 1.
     printed : callable
@@ -147,23 +158,27 @@ def compared(
     Returns
     -------
     DataFrame
-        Indexed by ``at``, with the columns "paper", "recorded (real64)" and "this run".
+        Indexed by ``at``, with the columns "paper", one a recorded run, and "this run".
 
     Examples
     --------
     >>> run, had = {"tap": "conv4", "accuracy": 0.5}, {"tap": "conv5", "accuracy": 0.25}
-    >>> compared([run], [had], ["tap"], "accuracy", {"conv4": 45.0}.get).loc["conv4"].tolist()
-    [45.0, nan, 50.0]
+    >>> found = compared([run], {"recorded": [had]}, ["tap"], "accuracy", {"conv4": 45.0}.get)
+    >>> found.loc["conv4"].to_dict()
+    {'paper': 45.0, 'recorded': nan, 'this run': 50.0}
     """
-    ours, had = (
-        pd.DataFrame([row for row in rows if share in row], columns=[*at, share]).set_index([*at])
-        for rows in (run, recorded)
-    )
-    lines = ours.index.append(had.index.difference(ours.index, sort=False))
+
+    def shares(rows):
+        frame = pd.DataFrame([row for row in rows if share in row], columns=[*at, share])
+        return frame.groupby([*at], sort=False)[share].mean()
+
+    found = {title: shares(rows) for title, rows in (recorded | {"this run": run}).items()}
+    lines = found["this run"].index
+    for one in found.values():
+        lines = lines.append(one.index.difference(lines, sort=False))
     names = lines if len(at) > 1 else ((name,) for name in lines)
     numbers = pd.Series([printed(*line) for line in names], lines, dtype=float)
-    shares = {"recorded (real64)": had[share], "this run": ours[share]}
-    percent = {name: 100 * found.reindex(lines) for name, found in shares.items()}
+    percent = {title: 100 * one.reindex(lines) for title, one in found.items()}
     return pd.DataFrame({"paper": numbers} | percent)
 
 
@@ -211,10 +226,12 @@ def resolution(low: Iterable[float], high: Iterable[float]) -> str:
     Examples
     --------
     >>> resolution([0.01, -0.02], [0.03, 0.02])
-    'the test images tell gains of 2.0 points from 0, not smaller ones'
+    'these pairs and images tell gains of 1.0 to 2.0 points from 0, not smaller ones'
     """
-    widest = max(end - start for start, end in zip(low, high, strict=True))
-    return f"the test images tell gains of {50 * widest:.1f} points from 0, not smaller ones"
+    half = [50 * (end - start) for start, end in zip(low, high, strict=True)]
+    least, most = f"{min(half):.1f}", f"{max(half):.1f}"
+    span = least if least == most else f"{least} to {most}"
+    return f"these pairs and images tell gains of {span} points from 0, not smaller ones"
 
 
 def estimate(value: float, low: float, high: float, digits: int = 3) -> str:

@@ -1,7 +1,8 @@
 """From outcomes to verdicts: every rule by which a claim is judged, once.
 
 A rule takes what a test found and says ``"holds"``, ``"partly"`` or ``"fails"``. Where a test found
-nothing, because this book lacks what it needs, every claim is ``"not testable"``.
+nothing, because this book lacks what it needs or could not have seen it, every claim is
+``"not testable"``.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,6 +33,37 @@ def apart(lower: Sequence[float], higher: Sequence[float]) -> int:
     (1, 0)
     """
     return 1 if higher[0] > lower[1] else -1 if higher[1] < lower[0] else 0
+
+
+def seen(low: float, high: float, effect: float | None = None) -> int | None:
+    """Say if an interval lies above 0 (1), below it (-1) or across it (0), if that says anything.
+
+    An interval across 0 whose half-width exceeds the effect in question is too wide to have told
+    it from 0: nothing was found, neither the effect nor that there is none.
+
+    Parameters
+    ----------
+    low, high : float
+        Of the interval.
+    effect : float, optional
+        What is to be seen, e.g. the paper's own gain at that place; without one (or NaN) each
+        interval says something.
+
+    Returns
+    -------
+    int or None
+        None where the effect could not have been seen.
+
+    Examples
+    --------
+    >>> seen(0.01, 0.09, effect=0.02), seen(-0.01, 0.02, effect=0.02)
+    (1, 0)
+    >>> print(seen(-0.03, 0.04, effect=0.02))
+    None
+    """
+    found = sign(low, high)
+    too_wide = effect is not None and (high - low) / 2 > abs(effect)
+    return None if found == 0 and too_wide else found
 
 
 class Rule(NamedTuple):
@@ -89,16 +121,20 @@ RULES = {
 }
 
 
-def verdict(rule: str, outcomes: Sequence[float | bool], levels: Sequence[float] = ()) -> str:
+def verdict(
+    rule: str, outcomes: Sequence[float | bool | None], levels: Sequence[float] = ()
+) -> str:
     """Judge what a test found.
 
     Parameters
     ----------
     rule : str
         One of `RULES`.
-    outcomes : sequence of float or bool
+    outcomes : sequence of float, bool or None
         By ``"each"``, ``"every"`` and ``"steps"``, above 0 where the test is met; below 0 where the
-        opposite is found. By ``"reaches"``, the numbers. None at all: nothing could be tested.
+        opposite is found. By ``"reaches"``, the numbers. None where the test could not have been
+        met or failed, see `seen`: it does not count, and of ``"steps"`` both parts are needed.
+        Where nothing is left, or nothing was there, nothing could be tested.
     levels : sequence of float
         For ``"reaches"``: the level that holds, and the one that holds partly; if the first is
         the smaller one, small numbers are meant.
@@ -114,8 +150,10 @@ def verdict(rule: str, outcomes: Sequence[float | bool], levels: Sequence[float]
     ('partly', 'fails', 'partly')
     >>> verdict("reaches", [0.95, 0.7], [0.9, 0.5]), verdict("reaches", [-0.95], [-0.9, -0.5])
     ('partly', 'holds')
-    >>> verdict("each", [])
-    'not testable'
+    >>> verdict("each", [1, None]), verdict("each", [None]), verdict("each", [])
+    ('holds', 'not testable', 'not testable')
     """
     judge = RULES[choose("rule", rule, RULES)].judge
-    return judge(outcomes, levels) if len(outcomes) else "not testable"
+    left = [outcome for outcome in outcomes if outcome is not None]
+    undecided = not left or (rule == "steps" and len(left) < len(outcomes))
+    return "not testable" if undecided else judge(left, levels)
