@@ -363,6 +363,17 @@ def test_networks_needed_once_stand_beside_pairs_or_alone():
     assert members(**paired, once={"vgg16": ("conv5_3",)}) == ["vgg16_all_3", "vgg16_all_8"]
 
 
+def test_networks_alone_are_repeated_with_further_seeds_the_first_of_all_first():
+    made = begin(seed=3, ratios="0.5")
+    taps = {"vgg16": ("conv4_3",), "resnet18": ("layer3",)}
+    made.needs = profiles.Artefact(networks=taps, repeats=2, once={"alexnet": ("conv5",)})
+    repeated = ["vgg16_all_3", "resnet18_all_8", "vgg16_all_4", "resnet18_all_9"]
+    first = [*repeated, "alexnet_all_3"]
+    assert [str(m) for m in made.members()] == [*first, *(f"{m}_pruned0.5" for m in first)]
+    with pytest.raises(ValueError, match="repeats are of networks without conditions"):
+        profiles.Artefact(networks=taps, repeats=2, conditions={"halves": 1})
+
+
 def test_where_a_network_has_more_pairs_they_follow_all_first_ones():
     made = begin(seed=3)
     taps = {"vgg16": ("conv4_3",), "resnet18": ("layer3",)}

@@ -129,10 +129,10 @@ def members(
 ) -> list[Member]:
     """Return the networks that an artefact needs, most needed first.
 
-    They are those of `pairs`, without conditions each network of the artefact once; then those that
-    the profile asks for once beside them. Of networks that are needed once, the first has the given
-    seed and each next one 5 more. Pruned and born-again networks follow; of a pair, only network A
-    is pruned and born again.
+    They are those of `pairs`, without conditions each network of the artefact as often as the
+    profile repeats it; then those that the profile asks for once beside them. Of networks that are
+    not in pairs, the first has the given seed, each next one 5 more, and each repeat 1 more. Pruned
+    and born-again networks follow; of a pair, only network A is pruned and born again.
 
     Parameters
     ----------
@@ -146,8 +146,12 @@ def members(
     compared = pairs(needs, seed)
     paired = [member for _, both in compared for member in both]
     alone = [
-        [Member(name, seed + 5 * k) for k, name in enumerate(networks)]
-        for networks in (needs.networks, needs.once)
+        [
+            Member(name, seed + number + 5 * k)
+            for number in range(count)
+            for k, name in enumerate(networks)
+        ]
+        for networks, count in ((needs.networks, needs.repeats), (needs.once, 1))
     ]
     first = list(dict.fromkeys((paired if needs.conditions else alone[0]) + alone[1]))
     origins = list(dict.fromkeys(a for _, (a, _) in compared)) or first

@@ -66,7 +66,7 @@ class Artefact(_Strict):
         default={}, description="from network to the taps that are read"
     )
     conditions: dict[Literal[CONDITIONS], int] = Field(
-        default={}, description="from condition to the number of pairs; none: each network once"
+        default={}, description="from condition to the number of pairs; none: networks alone"
     )
     pairs: dict[str, Annotated[int, Field(ge=1)]] = Field(
         default={}, description="pairs of single networks, in each condition, if not as many"
@@ -74,12 +74,19 @@ class Artefact(_Strict):
     once: dict[str, tuple[str, ...]] = Field(
         default={}, description="as networks, for those that are needed once beside the pairs"
     )
+    repeats: int = Field(default=1, ge=1, description="of each network where there are no pairs")
     samples: int = Field(default=0, ge=0, description="images of planted features")
     ratios: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
         default=(), description="shares of each layer's weights that are pruned away"
     )
     generations: int = Field(default=0, ge=0, description="of born-again networks")
     epochs: int = Field(default=0, ge=0, description="of fine-tuning a tail on features")
+
+    @model_validator(mode="after")
+    def _repeats_without_pairs(self):
+        if self.conditions and self.repeats > 1:
+            raise ValueError("repeats are of networks without conditions; count their pairs there")
+        return self
 
 
 class Profile(_Strict):

@@ -254,3 +254,47 @@ def ends(resampled: torch.Tensor, level: float = 0.95) -> dict[str, float]:
     {'low': 0.25, 'high': 0.75}
     """
     return dict(zip(("low", "high"), measures.quantiles(resampled.double(), level), strict=True))
+
+
+def over_pairs(draws: Sequence[torch.Tensor], seed: int) -> dict[str, float | None]:
+    """Return what a recorded row over pairs of networks says of their mean, as its fields.
+
+    Parameters
+    ----------
+    draws : sequence of torch.Tensor
+        Of each pair, float64 (R,): its number on the same R resamples of the images.
+    seed : int
+        Of the resampling of networks.
+
+    Returns
+    -------
+    dict
+        How many ``pairs``; ``low`` and ``high``, the 95 % interval over networks and images (of one
+        pair, over images); ``of_networks``, the share of its spread that comes from networks.
+
+    Examples
+    --------
+    >>> draws = torch.linspace(0, 1, 201, dtype=torch.float64)
+    >>> one = over_pairs([draws], seed=0)
+    >>> one["pairs"], round(one["low"], 3), round(one["high"], 3), one["of_networks"]
+    (1, 0.025, 0.975, None)
+    >>> two = over_pairs([draws, draws + 2], seed=0)  # pairs lie 2 apart, images spread over 1
+    >>> two["pairs"], two["low"] < 0.5, two["high"] > 2.5, round(two["of_networks"], 1)
+    (2, True, True, 0.9)
+    """
+    every = torch.stack([*draws]).double()  # (pairs, resamples)
+    share = measures.share_of_networks(every, seed) if len(every) > 1 else None
+    both = measures.over_networks(every, seed)
+    return {"pairs": len(every), **ends(both), "of_networks": share}
+
+
+def told(low: Iterable[float], high: Iterable[float]) -> str:
+    """Say which differences of shares intervals of such widths tell from 0.
+
+    Examples
+    --------
+    >>> told([0.01, -0.02], [0.03, 0.02])
+    'differences of 0.020 or more could have been told from 0'
+    """
+    widest = max(end - start for start, end in zip(low, high, strict=True))
+    return f"differences of {widest / 2:.3f} or more could have been told from 0"
