@@ -264,7 +264,7 @@ def test_a_record_has_its_whole_provenance(first, folders):
         assert noted["epochs"] == 2 and noted["seconds"] > 0 and noted["parameters"] > 0
     assert had.versions == records.versions()
     assert had.hardware == records.hardware("cpu")
-    assert had.code == code.digest("book.study", "Study")
+    assert had.code == plans.code_of_makers()
     assert had.seconds > 0 and had.peak_memory > 0
     date.fromisoformat(had.date)
 
