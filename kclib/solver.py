@@ -94,9 +94,16 @@ class Fit:
         """Var(x^Δ) / Var(x*)."""
         return self.evaluation.residual
 
-    def evaluate(self, x: torch.Tensor, target: torch.Tensor, *, batch: int = 64) -> Evaluation:
+    def evaluate(
+        self,
+        x: torch.Tensor,
+        target: torch.Tensor,
+        *,
+        batch: int = 64,
+        device: torch.device | str = "cpu",
+    ) -> Evaluation:
         """Measure the same split on other features of the same two networks."""
-        return evaluate(self.disentangler, x, target, batch=batch)
+        return evaluate(self.disentangler, x, target, batch=batch, device=device)
 
 
 @dataclass(frozen=True)
@@ -278,8 +285,8 @@ def fit(
         )
         mean_square = float(sum(p.double().square().sum() for p in target.split(_CHUNK)))
         loss = [error * target.numel() / mean_square for error in loss]
-        g.eval().cpu()
-        return Fit(g, _evaluated(g, x, target, batch or 64), loss, [len(loss)], False)
+        evaluation = _evaluated(g, x, target, batch or 64)
+        return Fit(g.cpu(), evaluation, loss, [len(loss)], False)
 
     mean, unit = _centre_and_unit(target, solver)
     precision = torch.promote_types(target.dtype, torch.float32)
@@ -300,11 +307,12 @@ def fit(
                 parameter.mul_(unit)
         if solver == "lowest_first":
             g.chains[0].linears[0].bias += mean.to(g.chains[0].linears[0].bias)
-    g.eval().cpu()
+    evaluation = _evaluated(g, x, target, batch)
+    g.cpu()
     descents = [descent for stages in orders for descent in stages]
     return Fit(
         g,
-        _evaluated(g, x, target, batch),
+        evaluation,
         [error for descent in descents for error in descent.loss],
         [sum(len(descent.loss) for descent in stages) for stages in orders if stages],
         all(descent.converged for descent in descents),
@@ -401,6 +409,7 @@ def evaluate(
     target: torch.Tensor,
     *,
     batch: int = 64,
+    device: torch.device | str = "cpu",
 ) -> Evaluation:
     """Split features with a fitted disentangler and measure the parts.
 
@@ -411,6 +420,8 @@ def evaluate(
         Features (N, C, H, W) and (N, C*, H*, W*).
     batch : int
         Images at a time; results do not depend on it.
+    device : torch.device or str
+        The disentangler is on it afterwards.
     """
     check_features(x, target, disentangler.norm)
     output = _output_layers(disentangler)[0]
@@ -420,7 +431,7 @@ def evaluate(
             f"made for {output.in_channels} and {output.out_channels}; give features of the same "
             "two networks at the same taps."
         )
-    return _evaluated(disentangler, x, target, batch)
+    return _evaluated(disentangler.to(device), x, target, batch)
 
 
 @torch.no_grad()

@@ -264,7 +264,7 @@ def test_a_record_has_its_whole_provenance(first, folders):
         assert noted["epochs"] == 2 and noted["seconds"] > 0 and noted["parameters"] > 0
     assert had.versions == records.versions()
     assert had.hardware == records.hardware("cpu")
-    assert had.code == code.digest("book.study", "Study")
+    assert had.code == plans.code_of_makers()
     assert had.seconds > 0 and had.peak_memory > 0
     date.fromisoformat(had.date)
 
@@ -279,6 +279,17 @@ def test_recorded_rows_are_those_of_the_same_parameters(monkeypatch, tmp_path):
     assert asking.recorded("smoke") == begin(seed=1).recorded("smoke") == result.rows
     assert begin(order=2).recorded("smoke") == begin(channels=5).recorded("smoke") == []
     assert asking.recorded("quick") == []
+
+
+def test_recorded_regimes_are_those_that_have_a_result(monkeypatch, tmp_path):
+    monkeypatch.setattr(records, "RECORDED", tmp_path)
+    monkeypatch.setattr(records, "REGIMES", {"one": "quick", "other": "smoke"})
+    assert begin().regimes() == {}
+    result = a_result(artefact="fig2_disentangler")
+    result.provenance.parameters |= {"order": 1, "channels": 4}
+    records.write(result, tmp_path)
+    assert begin().regimes() == {"other": result.rows}
+    assert begin(order=2).regimes() == {}
 
 
 def test_the_forecast_is_the_recorded_time(monkeypatch, tmp_path):

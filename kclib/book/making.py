@@ -128,14 +128,16 @@ def fit(settings: dict, read: Callable[[str, str], torch.Tensor], **how) -> Made
     with warnings.catch_warnings(record=True, category=DegenerateFeatures) as told:
         found = solver.fit(x, target, **settings["options"], **how)
     fit_seconds = time.perf_counter() - fitting
-    held_out = found.evaluate(read("a", "test"), read("b", "test"))
-    g = found.disentangler
+    held_out = found.evaluate(read("a", "test"), read("b", "test"), device=how["device"])
+    g = found.disentangler.cpu()
     tensors = {f"g.{name}": value for name, value in g.state_dict().items()}
     for split, evaluation in (("train", found.evaluation), ("test", held_out)):
         tensors |= {f"{split}.{k}": v for k, v in evaluation.tensors().items()}
     return tensors, {
         "disentangler": g.settings,
         "loss": found.loss,
+        "passes": found.passes,
+        "converged": found.converged,
         "joint": settings["options"].get("solver", "joint") == "joint",
         "fit_seconds": round(fit_seconds, 1),
         "seconds": round(time.perf_counter() - began, 1),

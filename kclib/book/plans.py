@@ -13,6 +13,14 @@ from .members import Member
 from .profiles import Profile
 from .store import content_key
 
+#: All functions of `kclib.book.making` that make entries.
+MAKERS = ("trained", "pruned", "born_again", "features", "fit", "tail", "consistent")
+
+
+def code_of_makers() -> str:
+    """Digest the code that makes entries: a result with another digest is of other code."""
+    return content_key({name: code.digest("book.making", name) for name in MAKERS})
+
 
 @dataclass(frozen=True, eq=False)
 class Plan:

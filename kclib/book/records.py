@@ -16,10 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ..atomic import replace_file
 from ..errors import InputError
-from . import code
 from .claims import Outcome
 from .environment import RECORDED
-from .plans import Plan
+from .plans import Plan, code_of_makers
 
 Cell = str | int | float | bool | None
 
@@ -177,7 +176,7 @@ def provenance(
         networks=used,
         versions=versions(),
         hardware=hardware(device),
-        code=code.digest("book.study", "Study"),
+        code=code_of_makers(),
         seconds=round(seconds + sum(had["seconds"] for had, found in fits.values() if found), 1),
         joint_fits=len(joint),
         joint_fit_seconds=round(sum(record["fit_seconds"] for record in joint), 1),
