@@ -379,26 +379,28 @@ def over_networks(draws: torch.Tensor, seed: int) -> torch.Tensor:
     Parameters
     ----------
     draws : torch.Tensor
-        float64, shape (P, R): P pairs, measured on the same R resamples of the images.
+        float64, shape (P, R, ...): P pairs, measured on the same R resamples of the images; where
+        there are several numbers of each, the same pairs are drawn for all of them.
     seed : int
 
     Returns
     -------
     torch.Tensor
-        float64, shape (R,): the mean over pairs, both networks and images resampled.
+        float64, shape (R, ...): the mean over pairs, both networks and images resampled.
 
     Examples
     --------
     >>> over_networks(torch.tensor([[0.1, 0.2, 0.3]]), seed=0)
     tensor([0.1000, 0.2000, 0.3000])
     """
-    pairs, resamples = draws.shape
+    pairs, resamples = draws.shape[:2]
     if pairs == 1:
         return draws[0]
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randint(pairs, (pairs, resamples), generator=generator)
     centre = draws.mean(0)
-    return centre + (draws.gather(0, drawn).mean(0) - centre) * (pairs / (pairs - 1)) ** 0.5
+    found = draws[drawn, torch.arange(resamples)].mean(0)
+    return centre + (found - centre) * (pairs / (pairs - 1)) ** 0.5
 
 
 def share_of_networks(draws: torch.Tensor, seed: int) -> float:

@@ -321,6 +321,12 @@ def test_a_single_pair_has_the_interval_over_images():
     assert torch.equal(over_networks(draws, 3), draws[0])
 
 
+def test_of_several_numbers_the_same_pairs_are_drawn():
+    one, other = drawn(3, 1.0, 0.5), drawn(3, 1.0, 0.5, seed=1)
+    both = over_networks(torch.stack([one, other], -1), 2)
+    assert torch.equal(both, torch.stack([over_networks(one, 2), over_networks(other, 2)], -1))
+
+
 @pytest.mark.parametrize("solver", ["joint", "lowest_first"])
 def test_the_split_of_a_target_is_what_its_evaluation_measures(solver):
     x, target = normal(40, 3, 4, 4), normal(40, 5, 2, 2, seed=1)
