@@ -90,7 +90,9 @@ class Profile(_Strict):
     data: Data
     networks: dict[str, Network]
     artefacts: dict[str, Artefact]
-    fit_epochs: int = Field(ge=1, description="epochs of every fit of a disentangler")
+    fit_epochs: int | None = Field(
+        default=None, ge=1, description="passes of every fit; without it as many as it gains from"
+    )
     pruned_epochs: int = Field(ge=1, description="epochs of training after pruning")
 
     @model_validator(mode="after")

@@ -585,7 +585,7 @@ class Study:
         return tensors, record
 
     def _fit_options(self, options: dict) -> dict:
-        """Return the options of a fit, the profile's epochs among them."""
+        """Return the options of a fit, the profile's epochs among them if it names any."""
         return {"epochs": self.profile.fit_epochs, **options}
 
     def _map_size(self, member: Member, tap: str) -> tuple[int, int]:
