@@ -105,8 +105,8 @@ def compare(
                 *train, order=order, penalty=PENALTY, seed=seed, epochs=epochs, device=device
             )
         )
-        name = "fast" if epochs else DEFAULT
-        method = f"{name}{OTHERS if seed else ''}" if order else "order 0"
+        name = f"fast{OTHERS}" if seed else "fast" if epochs else DEFAULT
+        method = name if order else "order 0"
         passes = sum(fitted.passes)
         row = {"method": method, "epochs": passes, "seconds": seconds, "seed": seed}
         yield row | {"residual": fitted.evaluate(*test).residual}

@@ -25,9 +25,7 @@ _COSTS = (
 )
 PATCHES, FOURIER = "normal matrix, patches", "normal matrix, Fourier"
 SCALING = "scaling"  # the result of synthetic features
-DEFAULT = (
-    "fast, default"  # it stops by itself; "fast": after given numbers of epochs
-)
+DEFAULT = "fast, default"  # it stops by itself; "fast": after given numbers of epochs
 OTHERS = ", other seeds"  # rows of a method with other seeds than the first
 
 
