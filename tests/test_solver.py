@@ -12,12 +12,12 @@ from torch.nn import functional as F
 
 from kclib import Fit, fit
 from kclib.disentangler import NORMS, StagewiseDisentangler
-from kclib.errors import DegenerateFeatures, InputError
+from kclib.errors import DegenerateFeatures, InputError, LargeFit
 from kclib.features import extract, load_mapped
 from kclib.measures import Evaluation, variance
 from kclib.networks import build
-from kclib.normal_equations import RIDGES
-from kclib.solver import SOLVERS
+from kclib.normal_equations import RIDGES, NormalEquations
+from kclib.solver import PASSES, SOLVERS, cost
 
 
 def normal(*shape, seed=0) -> torch.Tensor:
@@ -299,6 +299,177 @@ def test_the_features_are_left_as_they_were(features):
     copies = [feature.clone() for feature in features]
     fit(*features, order=2, norm="dataset", epochs=1)
     assert all(torch.equal(*pair) for pair in zip(features, copies, strict=True))
+
+
+# When a fit is done
+
+
+def test_a_fit_stops_when_images_held_out_gain_no_more(features):
+    fitted = fit(*features, order=1, norm="dataset")
+    assert fitted.converged and PASSES[0] <= fitted.passes[0] < PASSES[1]
+    assert len(fitted.loss) == fitted.passes[0]
+    stages = fit(*features, order=2, norm="dataset", solver="lowest_first")
+    assert len(stages.passes) == 2 and sum(stages.passes) == len(stages.loss)
+    assert fit(*features, order=0).passes == []
+
+
+def test_a_number_of_passes_is_kept_to_and_is_no_convergence(features):
+    fitted = fit(*features, order=1, epochs=2)
+    assert fitted.passes == [2] and not fitted.converged
+    assert fit(*features, order=1, solver="authors", epochs=2).passes == [2]
+
+
+def test_a_fit_that_may_not_go_on_says_so(features, monkeypatch):
+    monkeypatch.setattr("kclib.solver.PASSES", (1, 2))
+    monkeypatch.setattr("kclib.solver.TOLERANCE", 0.0)
+    fitted = fit(*features, order=1, norm="dataset")
+    assert fitted.passes == [2] and not fitted.converged
+
+
+def test_more_passes_than_help_do_not_harm(features):
+    """The best weights on images held out are kept: noise that is fitted late is not."""
+    x, target = normal(60, 8, 4, 4), normal(60, 8, 4, 4, seed=1)
+    short, long = (fit(x, target, order=2, norm="dataset", epochs=n) for n in (1, 40))
+    other = normal(200, 8, 4, 4, seed=2), normal(200, 8, 4, 4, seed=3)
+    assert long.evaluate(*other).residual < short.evaluate(*other).residual + 0.01
+
+
+def test_progress_is_told_before_anything_heavy(features, monkeypatch):
+    told = []
+    monkeypatch.setattr(
+        "kclib.solver.NormalEquations", lambda *_: pytest.fail() if not told else NormalEquations(3)
+    )
+    fit(*features, order=1, epochs=1, progress=lambda *call: told.append(call))
+    assert told[0][0] == 0
+
+
+# What a fit costs
+
+
+def test_a_line_of_tokens_takes_a_kernel_of_1():
+    x, target = normal(40, 6, 9, 1), normal(40, 5, 9, 1, seed=1)
+    fitted = fit(x, target, order=1, epochs=1)
+    assert fitted.disentangler.linears[0].kernel_size == (1, 1)
+    assert fit(x, normal(40, 5, 3, 3), order=0).disentangler.linears[0].kernel_size == (3, 3)
+    with pytest.warns(DegenerateFeatures, match="see only padding on maps of 9 x 1"):
+        fit(x, target, order=1, epochs=1, kernel_size=3)
+
+
+def test_cost_grows_with_what_it_is_made_of():
+    least = cost((64, 64), 100, (6, 6), order=1, kernel_size=1)
+    for other in (
+        cost((128, 64), 100, (6, 6), order=1, kernel_size=1),
+        cost((64, 64), 100, (6, 6), order=1, kernel_size=3),
+        cost((64, 64), 100, (12, 12), order=1, kernel_size=1),
+    ):
+        assert other.seconds > least.seconds and other.memory > least.memory
+    assert cost((64, 64), 1000, (6, 6)).seconds > cost((64, 64), 100, (6, 6)).seconds
+
+
+def test_a_large_fit_is_announced(features, monkeypatch):
+    monkeypatch.setattr("kclib.solver._LARGE", (1, 1e9))
+    with pytest.warns(LargeFit, match="will take about 0 GiB"):
+        fit(*features, order=0)
+
+
+# Degenerate scales, means and kinds
+
+
+@pytest.mark.parametrize("solver", ["joint", "lowest_first"])
+@pytest.mark.parametrize("scale", [1e-20, 1e20])
+def test_any_scale_of_the_target_gives_the_same_shares(features, solver, scale):
+    x, target = features
+    options = {"order": 1, "solver": solver, "penalty": 0.0, "epochs": 2}
+    plain, scaled = (fit(x, target * s, **options) for s in (1.0, scale))
+    assert scaled.residual == pytest.approx(plain.residual, rel=0.01)
+
+
+def test_a_penalty_beside_a_tiny_target_shuts_the_paths(features):
+    x, target = features
+    fitted = fit(x, target * 1e-20, order=1, epochs=20)
+    assert fitted.disentangler.p.item() < 0.4 and fitted.residual < 1
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e20, 1e-40])
+def test_a_scale_of_x_whose_squares_do_not_fit_is_refused(features, scale):
+    x, target = features
+    with pytest.raises(InputError, match="root mean square of x is .*; allowed: 1e-15 to 1e"):
+        fit(x * scale, target)
+
+
+def test_a_subnormal_target_is_refused(features):
+    with pytest.raises(InputError, match="root mean square of target is .*; allowed"):
+        fit(features[0], features[1] * 1e-40)
+
+
+def test_scales_far_apart_disturb_nothing():
+    x = normal(100, 4, 5, 5)
+    target = x[:, [1, 0, 3]]
+    plain = fit(x, target, order=0, norm="dataset").residual
+    x = x * torch.tensor([1e12, 1.0, 1e-12, 1e12]).view(-1, 1, 1)
+    assert plain < 1e-6
+    assert fit(x, target, order=0, norm="dataset").residual < 1e-6
+
+
+def test_fewer_images_than_channels():
+    x, target = normal(6, 16, 5, 5), normal(6, 12, 5, 5, seed=1)
+    with pytest.warns(DegenerateFeatures, match="not unique"):
+        fitted = fit(x, target, order=2, norm="dataset")
+    other = fitted.evaluate(normal(50, 16, 5, 5, seed=2), normal(50, 12, 5, 5, seed=3))
+    assert other.residual < 1.3  # what is fitted of noise is held down
+
+
+@pytest.mark.parametrize("solver", ["joint", "lowest_first"])
+@pytest.mark.filterwarnings("ignore::kclib.errors.DegenerateFeatures")
+def test_two_images_suffice(solver):
+    fitted = fit(normal(2, 3, 6, 6), normal(2, 3, 6, 6, seed=1), order=2, solver=solver)
+    assert all(math.isfinite(share) for share in (*fitted.explained, fitted.residual))
+
+
+def test_a_large_mean_of_the_target_does_not_matter(features):
+    x, target = features
+    for norm in NORMS:
+        options = {"order": 1, "norm": norm, "epochs": 3}
+        plain = fit(x, target - target.mean((0, 2, 3), keepdim=True), **options)
+        with pytest.warns(DegenerateFeatures, match=r"means hold 9\d.\d% of its mean square"):
+            shifted = fit(x, target + 20, **options)
+        assert shifted.residual == pytest.approx(plain.residual, rel=0.02)
+        options |= {"solver": "lowest_first"}
+        plain, shifted = fit(x, target, **options), fit(x, target + 20, **options)
+        assert shifted.residual == pytest.approx(plain.residual, rel=0.02)
+        rest = target + 20 - shifted.disentangler(x).detach()
+        assert rest.mean().abs() < 0.05
+
+
+@pytest.mark.parametrize("solver", ["joint", "lowest_first"])
+def test_a_target_of_which_one_channel_varies(features, solver):
+    x, target = features
+    flat = torch.zeros_like(target)
+    flat[:, 2] = target[:, 2]
+    fitted = fit(x, flat, order=1, solver=solver, epochs=3)
+    assert 0 < fitted.residual < 1
+
+
+@pytest.mark.parametrize("kind", [torch.int32, torch.uint8, torch.int64])
+def test_whole_numbers_are_read_as_such(kind):
+    x = (10 * normal(60, 3, 5, 5)).round().clamp(0, 100)
+    target = (3 * x[:, :2]).clamp(0, 255)
+    plain = fit(x, target, order=1, norm="dataset", epochs=1)
+    assert fit(x.to(kind), target.to(kind), order=1, norm="dataset", epochs=1).residual == (
+        pytest.approx(plain.residual, rel=1e-6)
+    )
+
+
+def test_one_blank_image_is_named():
+    x = normal(400, 4, 5, 5)
+    x[17, 2] = 3.0
+    with pytest.raises(InputError, match="channel 2 of image 17 of x is constant and not 0, and"):
+        fit(x, normal(400, 4, 5, 5, seed=1))
+    x[301] = 1.0
+    with pytest.raises(InputError, match="image 17 of x is constant and not 0, and 4 more like it"):
+        fit(x, normal(400, 4, 5, 5, seed=1))
+    x[17, 2] = x[301] = 0.0  # a dead channel is nothing special
+    fit(x, normal(400, 4, 5, 5, seed=1), order=0)
 
 
 # What is refused

@@ -98,7 +98,7 @@ class Profile(_Strict):
     networks: dict[str, Network]
     artefacts: dict[str, Artefact]
     fit_epochs: int | None = Field(
-        default=None, ge=1, description="passes of every fit; none: as many as it gains from"
+        default=None, ge=1, description="passes of every fit; without it as many as it gains from"
     )
     pruned_epochs: int = Field(ge=1, description="epochs of training after pruning")
 
