@@ -321,7 +321,7 @@ def test_a_number_of_passes_is_kept_to_and_is_no_convergence(features):
 
 def test_a_fit_that_may_not_go_on_says_so(features, monkeypatch):
     monkeypatch.setattr("kclib.solver.PASSES", (1, 2))
-    monkeypatch.setattr("kclib.solver.TOLERANCE", 0.0)
+    monkeypatch.setattr("kclib.descent.TOLERANCE", 0.0)
     fitted = fit(*features, order=1, norm="dataset")
     assert fitted.passes == [2] and not fitted.converged
 
@@ -337,7 +337,8 @@ def test_more_passes_than_help_do_not_harm(features):
 def test_progress_is_told_before_anything_heavy(features, monkeypatch):
     told = []
     monkeypatch.setattr(
-        "kclib.solver.NormalEquations", lambda *_: pytest.fail() if not told else NormalEquations(3)
+        "kclib.descent.NormalEquations",
+        lambda *_: pytest.fail() if not told else NormalEquations(3),
     )
     fit(*features, order=1, epochs=1, progress=lambda *call: told.append(call))
     assert told[0][0] == 0
@@ -350,7 +351,8 @@ def test_a_line_of_tokens_takes_a_kernel_of_1():
     x, target = normal(40, 6, 9, 1), normal(40, 5, 9, 1, seed=1)
     fitted = fit(x, target, order=1, epochs=1)
     assert fitted.disentangler.linears[0].kernel_size == (1, 1)
-    assert fit(x, normal(40, 5, 3, 3), order=0).disentangler.linears[0].kernel_size == (3, 3)
+    maps = normal(40, 6, 3, 3), normal(40, 5, 3, 3, seed=1)
+    assert fit(*maps, order=0).disentangler.linears[0].kernel_size == (3, 3)
     with pytest.warns(DegenerateFeatures, match="see only padding on maps of 9 x 1"):
         fit(x, target, order=1, epochs=1, kernel_size=3)
 
@@ -622,7 +624,7 @@ def test_the_same_features_in_other_coordinates_are_the_same_knowledge(kind, see
 @pytest.mark.parametrize("solver", ["joint", "lowest_first"])
 def test_sums_do_not_depend_on_how_images_are_grouped(features, monkeypatch, solver):
     whole = fit(*features, order=0, solver=solver)
-    monkeypatch.setattr("kclib.solver._CHUNK", 7)
+    monkeypatch.setattr("kclib.descent.CHUNK", 7)
     assert fit(*features, order=0, solver=solver).residual == pytest.approx(whole.residual)
 
 
