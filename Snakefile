@@ -11,7 +11,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from kclib.book import code, environment, members, parameters, plans, profiles
+from kclib.book import code, environment, members, parameters, plans, profiles, records
 
 PROFILE = profiles.load(parameters.checked({"profile": config.get("profile")})["profile"])
 NETWORKS, VALUE = {}, {}  # by key in the store; how soon each job is wanted, most wanted first
@@ -63,7 +63,8 @@ def recorded(name):
     """Digest the committed results that a notebook shows beside its own."""
     if config.get("record"):  # they are what this run writes
         return []
-    paths = [Path(f"results/{profile}/{name}.json") for profile in ("real64", PROFILE.name)]
+    regimes = {*records.REGIMES.values(), PROFILE.name}
+    paths = [Path(f"results/{profile}/{name}.json") for profile in sorted(regimes)]
     return [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.exists()]
 
 

@@ -19,9 +19,9 @@ import torch
 from torch.nn import functional as F
 
 from kclib import Disentangler, solver
-from kclib.book import records
+from kclib.book import environment, parameters, plans, profiles, records
+from kclib.book.making import Workshop
 from kclib.book.members import pair
-from kclib.book.study import Study
 from kclib.errors import DegenerateFeatures, InputError, choose
 from kclib.features import resample
 from kclib.normal_equations import NormalEquations
@@ -212,38 +212,57 @@ def run(profile: str | None, pairs: list[str] | None, cap: float, seeds: int = 1
         raise InputError(f"the cap is {cap:g} seconds; allowed: above 0.")
     if seeds < 1:
         raise InputError(f"the number of seeds is {seeds}; allowed: 1 or more.")
-    study = Study("table1_instability", profile=profile)  # its networks are those compared
-    named = pairs or PAIRS.get(study.profile.name, USUAL_PAIRS)
-    taps = [f"{network}:{tap}" for network, taps in study.needs.networks.items() for tap in taps]
+    known = profiles.load(parameters.checked({"profile": profile})["profile"])
+    networks = known.artefacts["table1_instability"].networks  # they are those compared
+    named = pairs or PAIRS.get(known.name, USUAL_PAIRS)
+    taps = [f"{network}:{tap}" for network, taps in networks.items() for tap in taps]
     chosen = [choose("pair", name, taps).split(":") for name in named]
-    os.environ.setdefault("KC_RESULTS", str(records.FOLDER / "bench"))
+    workshop = Workshop.usual()
     warnings.simplefilter("ignore", DegenerateFeatures)  # the times are the same
-    solver.fit(*synthetic(64, 8, 8), epochs=1, device=study.device)  # what only the first pays
+    solver.fit(*synthetic(64, 8, 8), epochs=1, device=workshop.device)  # what only the first pays
 
     for network, tap in chosen:
-        study = Study("table1_instability", profile=profile)
-        members = pair(network, "initialisations", study.parameters["seed"])
+        began = time.perf_counter()
+        planned = {
+            member: plans.network(known, member) for member in pair(network, "initialisations", 0)
+        }
         train, test = (
-            tuple(study.features(member, tap, split) for member in members)
+            tuple(
+                workshop.features(plan, plans.images(known, network, split), tap, None)
+                for plan in planned.values()
+            )
             for split in ("train", "test")
         )
         size = dict(zip(("images", "channels", "side"), train[1].shape[:3], strict=True))
         common = {"features": f"{network} {tap}", "test_images": len(test[0])} | size
-        measured = compare(train, test, cap, study.device, seeds=seeds)
+        measured = compare(train, test, cap, workshop.device, seeds=seeds)
         rows = list(told(common | row for row in measured))
-        yield record(study, f"{network}_{tap}", rows, {"cap": cap})
-    study = Study("table1_instability", profile=profile)
-    yield record(study, SCALING, list(told(scaling(CHANGED, HELD, study.device))), HELD)
+        used = {str(m): (plan, workshop.network(plan)[1]) for m, plan in planned.items()}
+        given = {"cap": cap}
+        yield record(known, workshop, f"{network}_{tap}", rows, given, used, began)
+    began = time.perf_counter()
+    rows = list(told(scaling(CHANGED, HELD, workshop.device)))
+    yield record(known, workshop, SCALING, rows, HELD, {}, began)
 
 
-def record(study: Study, name: str, rows: list[dict], parameters: dict) -> Path:
+def record(
+    profile, workshop: Workshop, name: str, rows, given: dict, networks: dict, began
+) -> Path:
     """Write rows as the result ``name``, with what made them."""
-    study.artefact = name
-    study.parameters |= parameters | {
-        "order": ORDER,
-        "authors_epochs": solver.AUTHORS["epochs"],
-    }
-    return study.record(rows, [])
+    provenance = records.provenance(
+        {"profile": profile.name, "seed": 0, "order": ORDER}
+        | {"authors_epochs": solver.AUTHORS["epochs"]}
+        | given,
+        seeds=[0],
+        networks=networks,
+        fits={},
+        device=workshop.device,
+        seconds=time.perf_counter() - began,
+    )
+    result = records.Result(
+        artefact=name, profile=profile.name, provenance=provenance, rows=rows, claims=[]
+    )
+    return records.write(result, environment.results_folder(environment.RECORDED / "bench"))
 
 
 def told(rows) -> Iterator[dict]:

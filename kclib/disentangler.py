@@ -101,6 +101,13 @@ class Disentangler(_Orders):
         and h_k (row k); used with ``norm="dataset"``, running in training mode, frozen otherwise.
     settings : dict
         What it was made with, by the parameters' names.
+
+    Examples
+    --------
+    >>> g, x = Disentangler(4, 6, order=2), torch.randn(5, 4, 7, 7)
+    >>> parts = g.eval().decompose(x)
+    >>> parts.shape, torch.allclose(parts.sum(0), g(x), atol=1e-5)
+    (torch.Size([3, 5, 6, 7, 7]), True)
     """
 
     def __init__(
@@ -167,6 +174,11 @@ class Chain(_Orders):
     W_0 sees x^ as well: what the last ReLU's units hold of a linear map can be cancelled, so that
     an order is what its non-linear steps add and not a better linear map. Of order 0 it is
     W_0 x^ + b alone.
+
+    Examples
+    --------
+    >>> Chain(4, 6, order=1, kernel_size=3, norm="dataset")(torch.randn(5, 4, 7, 7)).shape
+    torch.Size([5, 6, 7, 7])
     """
 
     def __init__(self, in_channels, out_channels, order, kernel_size, norm):
@@ -204,6 +216,12 @@ class StagewiseDisentangler(nn.Module):
         ``chains[k]`` computes x^(k).
     settings : dict
         What it was made with, by the parameters' names.
+
+    Examples
+    --------
+    >>> g, x = StagewiseDisentangler(4, 6, order=1, norm="dataset").eval(), torch.randn(5, 4, 7, 7)
+    >>> torch.equal(g.decompose(x)[1], g.chains[1](x))
+    True
     """
 
     def __init__(
@@ -262,6 +280,11 @@ def channel_scale(mean: torch.Tensor, square: torch.Tensor) -> torch.Tensor:
     torch.Tensor
         float32, shape (C,): the standard deviation (the paper's Sigma); the magnitude of a channel
         that never varies, which a deviation of 0 would blow up.
+
+    Examples
+    --------
+    >>> channel_scale(torch.tensor([1.0, 3.0]).double(), torch.tensor([5.0, 9.0]).double())
+    tensor([2., 3.])
     """
     variance = square - mean.square()
     varies = variance > 1e-12 * square  # above float64's rounding

@@ -69,6 +69,12 @@ def build(
     ------
     InputError
         If an argument is out of its range.
+
+    Examples
+    --------
+    >>> network = build("resnet18", classes=10, width=0.125, size=32, stem_stride=2)
+    >>> network(torch.zeros(1, 3, 32, 32)).shape
+    torch.Size([1, 10])
     """
     choose("architecture", architecture, ARCHITECTURES)
     if classes < 2:
@@ -390,5 +396,11 @@ def _initialise(network: nn.Module) -> None:
 
 
 def parameter_count(network: nn.Module) -> int:
-    """Return the number of trainable parameters."""
+    """Return the number of trainable parameters.
+
+    Examples
+    --------
+    >>> parameter_count(nn.Linear(4, 2))
+    10
+    """
     return sum(math.prod(p.shape) for p in network.parameters() if p.requires_grad)

@@ -110,6 +110,11 @@ class Cost:
         Bytes, beside the features.
     seconds : float
         On one core of a present machine.
+
+    Examples
+    --------
+    >>> Cost(memory=10**9, seconds=20.0).seconds
+    20.0
     """
 
     memory: int
@@ -418,6 +423,14 @@ def evaluate(
         Images at a time; results do not depend on it.
     device : torch.device or str
         The disentangler is on it afterwards.
+
+    Examples
+    --------
+    >>> import torch
+    >>> x, more = torch.randn(2, 64, 4, 5, 5, generator=torch.Generator().manual_seed(0))
+    >>> fitted = fit(x, 2 * x, order=0, norm="dataset")
+    >>> round(evaluate(fitted.disentangler, more, 2 * more).residual, 3)
+    0.0
     """
     check_features(x, target, disentangler.norm)
     output = _output_layers(disentangler)[0]
@@ -463,6 +476,13 @@ def check_features(x: torch.Tensor, target: torch.Tensor, norm: str) -> list[int
     -------
     list of int
         Channels of x that never vary.
+
+    Examples
+    --------
+    >>> import torch
+    >>> x = torch.stack([torch.arange(18.0).view(2, 3, 3), torch.zeros(2, 3, 3)], 1)
+    >>> check_features(x, x[:, :1], "dataset")
+    [1]
     """
     constant_channels = []
     for name, feature in (("x", x), ("target", target)):

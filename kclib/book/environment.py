@@ -36,10 +36,10 @@ def store_folder() -> Path:
     return _named("KC_STORE", _CLONE / ".kc-store" if _IN_CLONE else user_cache_path("kclib"))
 
 
-def results_folder() -> Path:
-    """Return the folder that results are written to."""
+def results_folder(default: Path | None = None) -> Path:
+    """Return the folder that results are written to, where none is named the given one."""
     base = _CLONE if _IN_CLONE else Path()
-    return _named("KC_RESULTS", base / "book" / "_build" / "results")
+    return _named("KC_RESULTS", default or base / "book" / "_build" / "results")
 
 
 def data_folder() -> Path:
