@@ -38,8 +38,9 @@ def apart(lower: Sequence[float], higher: Sequence[float]) -> int:
 def seen(low: float, high: float, effect: float | None = None) -> int | None:
     """Say if an interval lies above 0 (1), below it (-1) or across it (0), if that says anything.
 
-    An interval across 0 whose half-width exceeds the effect in question is too wide to have told
-    it from 0: nothing was found, neither the effect nor that there is none.
+    An interval that holds both 0 and the effect in question, and whose half-width exceeds that
+    effect, is too wide to have told the two apart: nothing was found, neither the effect nor that
+    there is none.
 
     Parameters
     ----------
@@ -60,9 +61,11 @@ def seen(low: float, high: float, effect: float | None = None) -> int | None:
     (1, 0)
     >>> print(seen(-0.03, 0.04, effect=0.02))
     None
+    >>> seen(-0.05, 0.01, effect=0.02)
+    0
     """
     found = sign(low, high)
-    too_wide = effect is not None and (high - low) / 2 > abs(effect)
+    too_wide = effect is not None and (high - low) / 2 > abs(effect) and low <= effect <= high
     return None if found == 0 and too_wide else found
 
 
