@@ -39,7 +39,7 @@ def test_importing_kclib_adds_nothing_of_the_book():
         "import kclib\n"
         "print(*{name.split('.')[0] for name in set(sys.modules) - before})\n" + USE
     ).splitlines()
-    assert {"kclib", "safetensors"} <= set(added.split())
+    assert "kclib" in added.split()
     assert set(added.split()) & set(HEAVY) == set()
     assert shape == "(2, 3)"
 

@@ -356,7 +356,7 @@ def test_fig1_says_whose_photographs_it_shows(fig1):
     figure = fig1["cell-07"].metadata.mystnb
     called = {"creatures": "Creatures", "cub200": "CUB-200-2011"}
     caption = figure.figure.caption.split("Images: ")[1]
-    for part in caption.split(", "):
+    for part in caption.split("; "):
         [name] = [name for name in called if called[name] in part]
         for profile in profiles.names():
             assert (profiles.load(profile).data.name == name) == (profile in part)

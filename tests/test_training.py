@@ -15,9 +15,9 @@ from torch import nn
 
 from kclib import __main__ as command
 from kclib import networks
+from kclib.book import plans, profiles
 from kclib.book.members import Member
 from kclib.book.store import Store
-from kclib.book.study import Study
 from kclib.errors import InputError
 from kclib.training import classifier
 from kclib.training.classifier import RECIPES, Recipe, learning_rate, train
@@ -302,8 +302,8 @@ def test_ctrl_c_keeps_the_finished_epochs_and_the_next_run_goes_on(tmp_path, mon
     assert command.main() == 0
     assert capsys.readouterr().out.startswith("alexnet_all_0: accuracy ")
     member = Member.parse("alexnet_all_0")
-    place = Study("table1_instability", profile="smoke").network_path(member)
-    _, record = Store(tmp_path).load(place)
+    plan = plans.network(profiles.load("smoke"), member)
+    _, record = Store(tmp_path).load(Store(tmp_path).path(plan.kind, plan.key))
     assert len(record["history"]) == 2
     assert record["history"][0] == first  # even its seconds: that epoch was not trained again
     assert not checkpoint.parent.exists()
