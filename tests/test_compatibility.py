@@ -79,3 +79,33 @@ def test_nothing_is_declared_without_torchvision(monkeypatch):
     monkeypatch.setattr(compatibility.importlib.util, "find_spec", lambda _: None)
     assert compatibility.declare_missing_operators() is False
     assert compatibility._library is None
+
+
+def test_without_the_extra_the_command_says_in_one_line_what_to_install():
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys\n"
+            "sys.modules |= dict.fromkeys(['pydantic', 'tqdm'])\n"  # None: they are not there
+            "from kclib.__main__ import main\n"
+            "sys.exit(main(['network', 'vgg16_all_0']))\n",
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: kclib.book needs pydantic, tqdm, which are not installed; install the extra: "
+        'pip install "kclib[book]".\n'
+    )
+
+
+def test_all_but_the_book_is_there_after_a_plain_install():
+    files = [path.relative_to(ROOT).with_suffix("") for path in (ROOT / "kclib").rglob("*.py")]
+    modules = [".".join(f.parts) for f in files if "book" not in f.parts and "__" not in f.stem]
+    python(
+        "import importlib, sys\n"
+        f"sys.modules |= dict.fromkeys({HEAVY + ['filelock', 'platformdirs']})\n"
+        f"[importlib.import_module(name) for name in {modules}]\n"
+    )

@@ -28,7 +28,7 @@ RECORDED = _CLONE / "results"
 
 
 def _named(variable: str, default: Path) -> Path:
-    return Path(os.environ.get(variable) or default)
+    return Path(os.environ.get(variable) or default).expanduser()
 
 
 def store_folder() -> Path:
