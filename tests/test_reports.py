@@ -376,6 +376,30 @@ REPORTS = [
         "refused, saying how to load",
         "test_networks_without_values_are_refused",
     ),
+    Report(
+        "a blank image divides by nothing",
+        "Po-Hsun-Su/pytorch-ssim/issues/8",
+        'under norm="image" refused, by image and channel',
+        "test_solver.py::test_one_blank_image_is_named",
+    ),
+    Report(
+        "a large mean rules a least-squares fit",
+        "p-e-w/heretic/issues/124",
+        "what the means leave is fitted, and it is said",
+        "test_solver.py::test_a_large_mean_of_the_target_does_not_matter",
+    ),
+    Report(
+        "a tiny target: NaN, or a search without end",
+        "Michaelvll/DeepCCA/issues/4",
+        "any scale of the target gives the same shares",
+        "test_solver.py::test_any_scale_of_the_target_gives_the_same_shares",
+    ),
+    Report(
+        "scales of 1e12 beside 1e-12",
+        "AntixK/PyTorch-Model-Compare/issues/2",
+        "they disturb nothing",
+        "test_solver.py::test_scales_far_apart_disturb_nothing",
+    ),
 ]
 
 
