@@ -12,6 +12,8 @@ NOTEBOOKS := $(basename $(notdir $(wildcard notebooks/*.ipynb)))
 # One thread a process, one process a core: faster than sharing threads, and the same numbers
 # whatever the number of cores.
 export OMP_NUM_THREADS := 1
+# Compiled once and kept: compiling torch anew takes each process five seconds.
+unexport PYTHONDONTWRITEBYTECODE
 
 WITH_VENV := PATH="$(CURDIR)/.venv/bin:$$PATH"
 # One run a folder, and none that a killed run keeps from beginning.

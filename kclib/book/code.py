@@ -60,8 +60,7 @@ def reached(start: set[Place]) -> dict[Place, str]:
             continue
         node = _definitions(module)[name]
         found[place] = ast.unparse(node)
-        own = {one: (module, one) for one in _definitions(module)}
-        waiting |= set(_named(node, own | _imports(_tree(module), module) | _imports(node, module)))
+        waiting |= set(_named(node, _known(module) | _imports(node, module)))
     return found
 
 
@@ -96,8 +95,8 @@ def _resolved(module: str, name: str | None, chain: list[str]) -> Iterator[Place
             yield from _resolved(module, chain[0], chain[1:])
     elif name in _definitions(module):
         yield module, name
-    elif name in (imported := _imports(_tree(module), module)):
-        yield from _resolved(*imported[name], chain)
+    elif name in _known(module):
+        yield from _resolved(*_known(module)[name], chain)
 
 
 @cache
@@ -111,6 +110,12 @@ def _definitions(module: str) -> dict[str, ast.AST]:
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             found |= {name: node for target in targets for name in _names_in(target)}
     return found
+
+
+@cache
+def _known(module: str) -> dict[str, tuple[str, str | None]]:
+    """Return what the names at the top of a module stand for, its own and imported ones."""
+    return {one: (module, one) for one in _definitions(module)} | _imports(_tree(module), module)
 
 
 @cache
