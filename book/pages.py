@@ -135,8 +135,9 @@ def rules() -> str:
 def runtimes(results: dict[str, dict[str, Result]]) -> str:
     """Return the table of what each notebook took, networks apart."""
     lines = [
-        "| profile | notebook | seconds | networks | seconds to train them | GB | machine | date |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| profile | notebook | seconds | networks | seconds to train them | GB | machine | date "
+        "| code |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for profile, artefacts in results.items():
         for name, result in sorted(artefacts.items()):
@@ -145,7 +146,8 @@ def runtimes(results: dict[str, dict[str, Result]]) -> str:
             machine = f"{had.hardware['processor']}, {had.hardware['threads']} thread"
             lines.append(
                 f"| {profile} | {name} | {had.seconds:.0f} | {len(had.networks)} | {training:.0f} "
-                f"| {had.peak_memory:.1f} | {had.hardware['accelerator'] or machine} | {had.date} |"
+                f"| {had.peak_memory:.1f} | {had.hardware['accelerator'] or machine} | {had.date} "
+                f"| `{had.code[:7]}` |"
             )
     return "\n".join([*lines, ""])
 

@@ -64,9 +64,14 @@ class Comparison:
 # What is made, a function a kind
 
 
+def labelled(images: ImageSet, labels: str) -> ImageSet:
+    """Return images with the labels that a network learns: its ``"fine"`` or ``"coarse"`` ones."""
+    return images.coarsened() if labels == "coarse" else images
+
+
 def training_images(settings: dict, images: ImageSet) -> ImageSet:
     """Return those of the images that a network is trained on, with the labels that it learns."""
-    images = images.coarsened() if settings["labels"] == "coarse" else images
+    images = labelled(images, settings["labels"])
     if settings["part"] in ("all", "none"):
         return images
     halves = datasets.halves(images.labels)
@@ -201,15 +206,13 @@ def _train(model, settings: dict, given: dict[str, ImageSet], **how) -> list[dic
 
 
 def _network(model, history, settings: dict, given: dict[str, ImageSet], device) -> Made:
+    measured = {
+        "test": labelled(given["test"], settings["labels"]),
+        "train": training_images(settings, given["train"]),
+    }
     accuracies = {
         f"{split}_accuracy": classifier.accuracy(model, seen.images, seen.labels, device=device)
-        for split, seen in (
-            (
-                "test",
-                given["test"].coarsened() if settings["labels"] == "coarse" else given["test"],
-            ),
-            ("train", training_images(settings, given["train"])),
-        )
+        for split, seen in measured.items()
     }
     count = networks.parameter_count(model)
     record = {"history": history, **accuracies, "parameters": count}
@@ -351,7 +354,7 @@ class Workshop:
         def labels(split: str) -> torch.Tensor:
             seen = self.images(plan.needs[f"b {split}"])
             seen = seen if group is None else seen.subset(seen.group(group))
-            return seen.coarse if plan.settings["labels"] == "coarse" else seen.labels
+            return labelled(seen, plan.settings["labels"]).labels
 
         def inputs(split: str) -> torch.Tensor:
             if fitted is None:

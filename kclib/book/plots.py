@@ -99,13 +99,18 @@ def maps(images: torch.Tensor, columns: dict[str, torch.Tensor]) -> Figure:
         for place, part in zip(axes[1:], columns.values(), strict=True):
             drawn = place.imshow(part[row], cmap="RdBu_r", vmin=-limit, vmax=limit)
         figure.colorbar(drawn, ax=axes[-1], shrink=0.8, label="activation")
-    for axes, title in zip(grid[0], ["image", *columns], strict=True):
+    _without_axes(grid, ["image", *columns])
+    return figure
+
+
+def _without_axes(grid, titles: list[str]) -> None:
+    """Title the columns of a grid of images, which have no axes."""
+    for axes, title in zip(grid[0], titles, strict=True):
         axes.set_title(title)
     for axes in grid.flat:
         axes.set_xticks([])
         axes.set_yticks([])
         axes.spines[:].set_visible(False)
-    return figure
 
 
 def strengths(
@@ -141,12 +146,7 @@ def strengths(
             x, y = (torch.arange(width) + 0.5) / width, (torch.arange(height) + 0.5) / height
             for place in axes if region[row].any() and not region[row].all() else ():
                 place.contour(x, y, region[row].float(), [0.5], colors=colour, linewidths=1.5)
-    for axes, title in zip(grid[0], ["image", *columns], strict=True):
-        axes.set_title(title)
-    for axes in grid.flat:
-        axes.set_xticks([])
-        axes.set_yticks([])
-        axes.spines[:].set_visible(False)
+    _without_axes(grid, ["image", *columns])
     lines = [plt.Line2D([], [], color=colour) for colour in colours[: len(regions)]]
     figure.legend(lines, list(regions), loc="outside lower center", ncols=len(regions))
     return figure

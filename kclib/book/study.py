@@ -12,7 +12,7 @@ from ..images.datasets import ImageSet
 from ..training import classifier, refinement
 from ..training.refinement import Refinement
 from . import claims, environment, members, parameters, plans, profiles, records
-from .making import Comparison, Workshop, training_images
+from .making import Comparison, Workshop, labelled, training_images
 from .members import Member
 
 
@@ -76,8 +76,7 @@ class Study:
             Its name in the profile, which says whose images, how large, and with which labels.
         """
         images = self._workshop.images(plans.images(self.profile, network, split))
-        coarse = self.profile.networks[network].labels == "coarse"
-        return images.coarsened() if coarse else images
+        return labelled(images, self.profile.networks[network].labels)
 
     def training_images(self, member: Member) -> ImageSet:
         """Return the images that a network is trained on."""
