@@ -101,6 +101,9 @@ class Profile(_Strict):
         default=None, ge=1, description="passes of every fit; without it as many as it gains from"
     )
     pruned_epochs: int = Field(ge=1, description="epochs of training after pruning")
+    mixed: bool = Field(
+        default=True, description="train and fit in bfloat16 where the device gains from it"
+    )
 
     @model_validator(mode="after")
     def _fits_the_data(self):
