@@ -81,6 +81,9 @@ class Artefact(_Strict):
     )
     generations: int = Field(default=0, ge=0, description="of born-again networks")
     epochs: int = Field(default=0, ge=0, description="of fine-tuning a tail on features")
+    longer: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        default=(), description="other numbers of these epochs that are tried"
+    )
 
     @model_validator(mode="after")
     def _repeats_without_pairs(self):

@@ -194,6 +194,7 @@ class Study:
         tap: str,
         *,
         upto: tuple[int, ...] = (2,),
+        epochs: int | None = None,
         dropout: float | None = None,
         group: str | None = None,
         **options,
@@ -210,6 +211,8 @@ class Study:
             Of both.
         upto : tuple of int
             Highest orders k, one refinement each.
+        epochs : int, optional
+            Of fine-tuning, 1 or more; by default the parameter's or the profile's.
         dropout : float, optional
             Share of units that dropout layers of the tail drop meanwhile, 0 to below 1; by default
             as B was trained.
@@ -220,7 +223,8 @@ class Study:
         """
         fitted = plans.fit(self.profile, a, b, tap, group=group, **options)
         planned = [
-            self._tail(b, tap, fitted=fitted, upto=k, dropout=dropout, group=group) for k in upto
+            self._tail(b, tap, epochs, fitted=fitted, upto=k, dropout=dropout, group=group)
+            for k in upto
         ]
         self._note(a)
         self._note(b)
@@ -231,6 +235,7 @@ class Study:
         b: Member,
         tap: str,
         *,
+        epochs: int | None = None,
         dropout: float | None = None,
         group: str | None = None,
         fresh: int | None = None,
@@ -239,18 +244,18 @@ class Study:
 
         Parameters
         ----------
-        b, tap, dropout, group
+        b, tap, epochs, dropout, group
             As for `refine`.
         fresh : int, optional
             Put a new disentangler of this order before those layers, of the size that `refine`
             takes, and train it with them.
         """
-        planned = self._tail(b, tap, dropout=dropout, group=group, fresh=fresh)
+        planned = self._tail(b, tap, epochs, dropout=dropout, group=group, fresh=fresh)
         self._note(b)
         return self._workshop.tail(planned)
 
-    def _tail(self, b: Member, tap: str, **how) -> plans.Plan:
-        epochs, width = self.epochs(), self.profile.networks[b.name].width
+    def _tail(self, b: Member, tap: str, epochs: int | None, **how) -> plans.Plan:
+        epochs, width = epochs or self.epochs(), self.profile.networks[b.name].width
         rate = self.parameters.get("rate") or refinement.rate_for(epochs, width)
         tuning = {"epochs": epochs, "rate": rate, "seed": self.parameters["seed"]}
         return plans.tail(self.profile, b, tap, **how, **tuning)
