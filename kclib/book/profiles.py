@@ -16,6 +16,8 @@ _FOLDER = Path(__file__).parent / "profiles"
 CONDITIONS = ("initialisations", "halves")
 #: Creatures, published data sets, and mixtures of them, whose images are of all their classes.
 DATA = ("creatures", "cub200", "cub200+dogs120", "cub200+dogs120+vocanimal")
+#: Share of its training images (0 to 1) that a network of the paper's regime gets right at least.
+FITTED = 0.99
 #: Which labels a network learns: the fine-grained ones, or the coarse ones (bird or dog).
 LABELS = ("fine", "coarse")
 
@@ -51,6 +53,9 @@ class Network(_Strict):
     batch: int | None = Field(default=None, ge=2)
     rate: float | None = Field(default=None, gt=0)
     augment: bool | None = None
+    unfitted: str = Field(
+        default="", description="why it may know less of its training images than `FITTED`"
+    )
 
     def training(self) -> Recipe:
         """Return the recipe with this network's changes."""

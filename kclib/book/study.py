@@ -99,19 +99,22 @@ class Study:
     def accuracies(self, members: Iterable[Member]) -> list[dict]:
         """Return, for each network, what it was trained on and the share of images it gets right.
 
-        Accuracy is on its training images and on all test images.
+        Accuracy is on its training images and on all test images; where a network is meant to know
+        its training images and does not, the profile says why.
         """
-        return [
-            {
+        rows = []
+        for member in members:
+            _, record = self.network(member)
+            row = {
                 "network": member.name,
                 "trained on": member.part,
                 "seed": member.seed,
                 "accuracy, training images": record["train_accuracy"],
                 "accuracy, test images": record["test_accuracy"],
             }
-            for member in members
-            for record in (self.network(member)[1],)
-        ]
+            why = self.profile.networks[member.name].unfitted
+            rows.append(row | ({"why not fitted": why} if why else {}))
+        return rows
 
     def hits(self, member: Member) -> torch.Tensor:
         """Say of each test image whether a network gets it right: 1 or 0, float64 (N,)."""
