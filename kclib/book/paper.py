@@ -4,6 +4,14 @@ import json
 
 from .environment import RECORDED
 
+_ARCHITECTURES = {
+    "alexnet": "AlexNet",
+    "vgg16": "VGG-16",
+    "resnet18": "ResNet-18",
+    "resnet34": "ResNet-34",
+    "resnet50": "ResNet-50",
+}
+
 
 def numbers(artefact: str) -> dict:
     """Return the paper's numbers for an artefact; empty if the article at hand has none."""
@@ -34,3 +42,21 @@ def listed(artefact: str, row: str, minus: str | None = None, lines: tuple[str, 
             text = f"{value - rows[minus][column]:+.2f}" if minus else f"{value:g}"
             said.append(f"{line} {name} {text}".strip())
     return "; ".join(said)
+
+
+def column(network: str, tap: str) -> str:
+    """Return what Tables 3 and 4 of the paper call a network at a tap.
+
+    Parameters
+    ----------
+    network : str
+        A network's name in a profile, or its architecture: what follows a ``_`` is left out.
+    tap : str
+
+    Examples
+    --------
+    >>> column("vgg16_authors", "conv4_3"), column("resnet18", "layer3")
+    ('VGG-16 conv4-3', 'ResNet-18')
+    """
+    architecture = _ARCHITECTURES[network.split("_")[0]]
+    return architecture if tap == "layer3" else f"{architecture} {tap.replace('_', '-')}"

@@ -8,6 +8,7 @@ from pandas.io.formats.style import Styler
 
 from .. import measures
 from .claims import Outcome, of
+from .verdicts import seen
 
 
 def interval(low: float, high: float, digits: int = 3) -> str:
@@ -182,16 +183,22 @@ def compared(
     return pd.DataFrame({"paper": numbers} | percent)
 
 
-def gains(lines: pd.DataFrame, value: str, low: str, high: str) -> pd.Series:
+def gains(lines: pd.DataFrame, name: str, prefix: str = "") -> pd.Series:
     """Write a difference of shares with its interval, line by line; see `points`.
+
+    Parameters
+    ----------
+    lines : DataFrame
+    name, prefix : str
+        As `mean_over_pairs` took them.
 
     Examples
     --------
     >>> lines = pd.DataFrame({"gain": [0.013], "low": [0.002], "high": [0.023]}, index=["vgg16"])
-    >>> gains(lines, "gain", "low", "high").to_dict()
+    >>> gains(lines, "gain").to_dict()
     {'vgg16': '+1.3 (+0.2 to +2.3)'}
     """
-    columns = zip(lines[value], lines[low], lines[high], strict=True)
+    columns = zip(lines[name], lines[f"{prefix}low"], lines[f"{prefix}high"], strict=True)
     return pd.Series([points(*line) for line in columns], lines.index, dtype=object)
 
 
@@ -286,6 +293,74 @@ def over_pairs(draws: Sequence[torch.Tensor], seed: int) -> dict[str, float | No
     share = measures.share_of_networks(every, seed) if len(every) > 1 else None
     both = measures.over_networks(every, seed)
     return {"pairs": len(every), **ends(both), "of_networks": share}
+
+
+def mean_over_pairs(
+    values: torch.Tensor, name: str, prefix: str = "", *, resamples: int, seed: int
+) -> dict[str, float | None]:
+    """Return a mean over pairs of networks and images as the fields of a recorded row.
+
+    Parameters
+    ----------
+    values : torch.Tensor
+        Shape (P, N): of P pairs on the same N images.
+    name, prefix : str
+        The mean's field, and what stands before the other ones: ``low``, ``high`` (the 95 %
+        interval, see `kclib.measures.mean_over_pairs`) and ``of_networks``.
+    resamples, seed : int
+
+    Examples
+    --------
+    >>> mean_over_pairs(torch.zeros(2, 50), "beyond", "beyond_", resamples=20, seed=0)
+    {'beyond': 0.0, 'beyond_low': 0.0, 'beyond_high': 0.0, 'beyond_of_networks': 0.0}
+    """
+    names = (name, *(f"{prefix}{end}" for end in ("low", "high", "of_networks")))
+    found = measures.mean_over_pairs(values, resamples=resamples, seed=seed)
+    return dict(zip(names, found, strict=True))
+
+
+def gaining(
+    lines: pd.DataFrame,
+    name: str,
+    prefix: str = "",
+    *,
+    names: Sequence[str] = ("network", "tap"),
+    with_ends: bool = True,
+    effect: Sequence[float] | None = None,
+) -> tuple[list[int | None], str, str]:
+    """Say line by line if a gain lies above 0 beyond doubt, as `kclib.book.study.Study.claim` asks.
+
+    Parameters
+    ----------
+    lines : DataFrame
+    name, prefix : str
+        Of the gain, as `mean_over_pairs` took them.
+    names : sequence of str
+        What names a line.
+    with_ends : bool
+        Whether the intervals are written out.
+    effect : sequence of float, optional
+        Of each line, what is to be seen; see `kclib.book.verdicts.seen`.
+
+    Returns
+    -------
+    outcomes : list of int or None
+    found, depends : str
+        The numbers, and which gains could have been told from 0.
+
+    Examples
+    --------
+    >>> line = {"network": "vgg16", "tap": "conv4_3", "gain": 0.013, "low": 0.002, "high": 0.023}
+    >>> outcomes, found, depends = gaining(pd.DataFrame([line]), "gain")
+    >>> outcomes, found
+    ([1], 'above 0: 1 of 1; points: vgg16 conv4_3 +1.3 (+0.2 to +2.3)')
+    """
+    ends = f"{prefix}low", f"{prefix}high"
+    low, high = (lines[end] for end in ends)
+    effects = [None] * len(lines) if effect is None else effect
+    outcomes = [seen(*line) for line in zip(low, high, effects, strict=True)]
+    said = listed(lines, name, *(ends if with_ends else ()), names=names)
+    return outcomes, f"{counts({'above 0': outcomes})}; points: {said}", resolution(low, high)
 
 
 def told(low: Iterable[float], high: Iterable[float]) -> str:
