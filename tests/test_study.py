@@ -12,7 +12,7 @@ from made_up import a_result
 from kclib import __main__ as command_line
 from kclib import networks, solver
 from kclib.book import code, environment, making, plans, profiles, records
-from kclib.book.members import PARTS, Member
+from kclib.book.members import SUBSETS, Member
 from kclib.book.study import Study
 from kclib.errors import InputError
 from kclib.measures import variance
@@ -133,7 +133,7 @@ def test_members_of_a_pair_are_different_networks(first):
 
 def test_halves_are_disjoint_and_make_the_whole():
     made = begin()
-    halves = [made.training_images(Member("vgg16", 0, part)) for part in PARTS[1:3]]
+    halves = [made.training_images(Member("vgg16", 0, subset)) for subset in SUBSETS[1:3]]
     whole = made.training_images(Member("vgg16", 0))
     assert sum(map(len, halves)) == len(whole) == 160
     rows = [{image.numpy().tobytes() for image in half.images} for half in halves]
@@ -328,7 +328,7 @@ def test_the_command_finds_what_a_study_made(first, nothing_is_made, monkeypatch
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["vgg16"], "NAME_PART_SEED"),
+        (["vgg16"], "NAME_SUBSET_SEED"),
         (["vgg16_al_0"], "Did you mean 'all'"),
         (["vgg61_all_0"], "Did you mean 'vgg16'"),
         (["vgg16_all_0", "--profile", "smoek"], "Did you mean 'smoke'"),

@@ -36,7 +36,7 @@ class Study:
         If a parameter is unknown or out of its range, before anything is computed.
     """
 
-    def __init__(self, artefact: str, *, profile: str | None = None, seed: int = 0, **given):
+    def __init__(self, artefact: str, profile: str | None = None, seed: int = 0, **given):
         self.parameters = parameters.checked({"profile": profile, "seed": seed, **given})
         self.artefact = artefact
         self.profile = profiles.load(self.parameters["profile"])
@@ -104,7 +104,7 @@ class Study:
         return [
             {
                 "network": member.name,
-                "trained on": member.part,
+                "trained on": member.subset,
                 "seed": member.seed,
                 "accuracy, training images": record["train_accuracy"],
                 "accuracy, test images": record["test_accuracy"],
