@@ -11,7 +11,7 @@ from made_up import a_result, an_outcome
 from pydantic import ValidationError
 
 from kclib.book import paper, records
-from kclib.errors import InputError
+from kclib.errors import InputError, StoreError
 
 cells = st.one_of(
     st.none(),
@@ -199,3 +199,11 @@ def test_what_a_machine_says_of_itself():
     assert all(text[0].isdigit() for text in versions.values())
     assert hardware["processor"] and hardware["threads"] >= 1 and hardware["accelerator"] is None
     assert 0.05 < records.peak_memory() < 100  # GB
+
+
+def test_where_nothing_can_be_written_the_variable_is_named(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(
+        StoreError, match="writing is not allowed there.* KC_RESULTS names the folder"
+    ):
+        records.write(a_result(), tmp_path / "file")

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ..atomic import replace_file
 from ..errors import InputError
 from .claims import Outcome
-from .environment import RECORDED
+from .environment import RECORDED, hint
 from .plans import Plan, code_of_makers
 
 Cell = str | int | float | bool | None
@@ -73,6 +73,7 @@ class Result(_Strict):
         return self
 
 
+@hint("KC_RESULTS")
 def write(result: Result, folder: Path, arrays: dict | None = None) -> Path:
     """Write ``<folder>/<profile>/<artefact>.json``, ``.csv`` and, for arrays, ``.npz``.
 
