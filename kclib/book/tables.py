@@ -319,6 +319,68 @@ def mean_over_pairs(
     return dict(zip(names, found, strict=True))
 
 
+def over_b(
+    each: pd.DataFrame, over: pd.DataFrame, at: Sequence[str], control: tuple[str, str]
+) -> pd.DataFrame:
+    """Return the columns of Tables 3 and 4 that say what is gained over B, line by line.
+
+    Parameters
+    ----------
+    each, over : DataFrame
+        Recorded rows of each pair of networks, and of the mean over them.
+    at : sequence of str
+        The fields that name a line.
+    control : (str, str)
+        Name and prefix of the gain over the control, as `mean_over_pairs` took them.
+
+    Examples
+    --------
+    >>> ends = {"low": 0.0, "high": 0.02, "more": 0.0, "more_low": 0.0, "more_high": 0.0}
+    >>> each = pd.DataFrame([{"tap": "conv4", "gain": 0.0}, {"tap": "conv4", "gain": 0.02}])
+    >>> over = pd.DataFrame([{"tap": "conv4", "gain": 0.01, "of_networks": 0.5} | ends])
+    >>> found = over_b(each, over, ["tap"], ("more", "more_")).loc["conv4"]
+    >>> found["over B"], found["pair by pair"]
+    ('+1.0 (+0.0 to +2.0)', '+0.0, +2.0')
+    """
+    single, lines = each.groupby([*at], sort=False), over.set_index([*at])
+    columns = {
+        "over B": gains(lines, "gain"),
+        "over the control": gains(lines, *control),
+        "pairs": single.size(),
+        "pair by pair": single.gain.agg(lambda found: ", ".join(map(points, found.dropna()))),
+        "owed to networks": lines.of_networks.astype(float),
+    }
+    return pd.DataFrame(columns, single.size().index)
+
+
+def shown_beside(
+    frame: pd.DataFrame, names: Sequence[str], digits: Mapping[str, int | str]
+) -> Styler:
+    """Return the table that `compared` began, in percent, as the book shows it.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        With columns further right.
+    names : sequence of str
+        What the fields that name a line are called.
+    digits : mapping
+        Of those columns, see `shown`.
+
+    Examples
+    --------
+    >>> run, had = {"tap": "conv4", "accuracy": 0.5}, {"tap": "conv5", "accuracy": 0.25}
+    >>> found = compared([run], {"recorded": [had]}, ["tap"], "accuracy", {"conv4": 45.0}.get)
+    >>> shown_beside(found, ["layer"], {}).to_string(delimiter=", ").splitlines()[:2]
+    ['layer, paper, recorded, this run', 'conv4, 45.00, not recorded, 50.0']
+    """
+    columns = list(frame)
+    recorded = columns[columns.index("paper") + 1 : columns.index("this run")]
+    digits = {"paper": 2, "this run": 1} | dict.fromkeys(recorded, 1) | digits
+    missing = dict.fromkeys(recorded, "not recorded")
+    return shown(frame.reset_index(names=[*names]), digits, missing)
+
+
 def gaining(
     lines: pd.DataFrame,
     name: str,
