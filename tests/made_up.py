@@ -34,11 +34,11 @@ def a_result(profile: str = "smoke", **changes) -> records.Result:
         "parameters": {"profile": profile, "seed": 0},
         "seeds": [0, 5],
         "data": [{"name": "creatures"}],
-        "networks": {"net_all_0": {"seconds": 1.5}},
+        "networks": {"net_all_0": {"training_seconds": 1.5}},
         "versions": records.versions(),
         "hardware": records.hardware("cpu"),
         "code": "0123",
-        "seconds": 2.0,
+        "run_seconds": 2.0,
         "peak_memory": 0.5,
         "date": "2026-01-01",
     }

@@ -116,7 +116,10 @@ def changed(content: dict) -> dict[str, tuple[str, str]]:
             "of profile 'smoke' but its provenance of 'quick'",
         ),
         "no profile": (text(provenance=provenance | {"parameters": {}}), "provenance of None"),
-        "negative time": (text(provenance=provenance | {"seconds": -1}), "provenance.seconds"),
+        "negative time": (
+            text(provenance=provenance | {"run_seconds": -1}),
+            "provenance.run_seconds",
+        ),
         "cut short": (text()[:100], "Invalid JSON"),
         "empty": ("", "Invalid JSON"),
         "no mapping": ("[]", "file:"),
@@ -170,7 +173,7 @@ def test_every_recorded_result_is_valid():
     for path in found:
         result = records.read(path)
         for network in result.provenance.networks.values():  # untrained ones took no time
-            assert (network["seconds"] > 0) == (network["epochs"] > 0)
+            assert (network["training_seconds"] > 0) == (network["epochs"] > 0)
         with open(path.with_suffix(".csv"), newline="") as file:
             assert len(list(csv.DictReader(file))) == len(result.rows)
 

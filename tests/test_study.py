@@ -261,11 +261,11 @@ def test_a_record_has_its_whole_provenance(first, folders):
         assert (folders / "KC_STORE" / "networks" / noted["key"]).is_dir()
         assert noted["test_accuracy"] == record["test_accuracy"]
         assert noted["train_accuracy"] == record["train_accuracy"]
-        assert noted["epochs"] == 2 and noted["seconds"] > 0 and noted["parameters"] > 0
+        assert noted["epochs"] == 2 and noted["training_seconds"] > 0 and noted["parameters"] > 0
     assert had.versions == records.versions()
     assert had.hardware == records.hardware("cpu")
     assert had.code == plans.code_of_makers()
-    assert had.seconds > 0 and had.peak_memory > 0
+    assert had.run_seconds > 0 and had.peak_memory > 0
     date.fromisoformat(had.date)
 
 
@@ -534,7 +534,7 @@ def test_a_fit_that_was_in_the_store_counts_with_the_time_that_it_took(refining)
     for _ in range(2):  # a fit counts once
         later.compare(a, b, "conv4_3", **OPTIONS)
     later._began = time.perf_counter()  # so that little else counts
-    seconds = records.read(recorded(later)).provenance.seconds
+    seconds = records.read(recorded(later)).provenance.run_seconds
     assert took <= seconds < took + 1
     assert took > 0
 
