@@ -72,6 +72,15 @@ class Result(_Strict):
             )
         return self
 
+    def accuracies(self) -> str:
+        """Say which shares of training and test images the networks that were used get right."""
+        said = []
+        for split, name in {"train": "training", "test": "test"}.items():
+            found = [had[f"{split}_accuracy"] for had in self.provenance.networks.values()]
+            ends = dict.fromkeys(f"{100 * end:.0f}" for end in (min(found), max(found)))
+            said.append(f"{' to '.join(ends)} % of {name} images")
+        return f"networks right on {', '.join(said)}"
+
 
 def write(result: Result, folder: Path, arrays: dict | None = None) -> Path:
     """Write ``<folder>/<profile>/<artefact>.json``, ``.csv`` and, for arrays, ``.npz``.
