@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from kclib.book import pictures, plots, records
+from kclib.errors import InputError
 
 
 def gradient(count: int, side: int) -> torch.Tensor:
@@ -51,3 +52,19 @@ def test_committed_images_are_few_and_small_and_files_are_too(path):
     assert path.stat().st_size < 300_000
     images = pictures.read(path, "").images
     assert len(images) <= pictures.MOST and max(images.shape[2:], default=0) <= pictures.SIDE
+
+
+def test_the_images_shown_are_those_in_which_every_filter_answers():
+    strength = torch.tensor([[1.0, 5.0, 4.0, 0.0, 3.0], [9.0, 1.0, 8.0, 7.0, 2.0]])
+    maps = strength[:, :, None, None] * torch.randn(1, 1, 6, 6)
+    assert pictures.answering(maps[0]).tolist() == [1, 2, 4]
+    assert pictures.answering(*maps).tolist() == [2]
+
+
+def test_the_filter_shown_is_the_one_asked_for_or_the_one_that_varies_most():
+    x = torch.randn(9, 4, 3, 3) * torch.tensor([1.0, 0.0, 7.0, 2.0])[:, None, None]
+    assert pictures.filter_shown(x, -1, "tap") == 2
+    assert pictures.filter_shown(x, 3, "tap") == 3
+    for channel in (1, 4):
+        with pytest.raises(InputError, match=rf"{channel}; .* 0 to 3 of tap, except .*\(1\); -1"):
+            pictures.filter_shown(x, channel, "tap")

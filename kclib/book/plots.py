@@ -1,5 +1,7 @@
 """How the book draws: one style, maps of features, and shares with intervals."""
 
+from collections.abc import Mapping
+
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
@@ -8,6 +10,7 @@ from matplotlib.figure import Figure
 
 from ..disentangler import Disentangler
 from .pictures import Pictures
+from .records import REGIMES
 
 #: Colours that colour-blind readers can tell apart (Okabe and Ito): paper, recorded, this run.
 PAPER, RECORDED, RUN = "#000000", "#E69F00", "#0072B2"
@@ -269,3 +272,32 @@ def curves(
         if set(along) <= set(table):
             axes.vlines(table[x], *(table[end] for end in along), color=colour)
     axes.grid(alpha=0.3)
+
+
+def marked(
+    regimes: Mapping[str, pd.DataFrame], run: Mapping[str, pd.DataFrame]
+) -> dict[str, tuple[pd.DataFrame, str, str]]:
+    """Give recorded tables, and at most two of this run, the colours and marks of their kinds.
+
+    Parameters
+    ----------
+    regimes : mapping
+        From a name of `kclib.book.records.REGIMES` to a table.
+    run : mapping
+        From the name of a way of fitting to a table.
+
+    Returns
+    -------
+    dict
+        From label to table, colour and mark, for `curves`.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame()
+    >>> {n: mark for n, (*_, mark) in marked({"recorded, strong": table}, {"joint": table}).items()}
+    {'recorded, strong': 'D', 'joint, this run': 'o'}
+    """
+    known = dict(zip(REGIMES, ((RECORDED, "s"), (ORDERS[4], "D")), strict=True))
+    found = {title: (table, *known[title]) for title, table in regimes.items()}
+    own = zip(run.items(), ((RUN, "o"), (ORDERS[2], "^")), strict=False)
+    return found | {f"{way}, this run": (table, *drawn) for (way, table), drawn in own}
