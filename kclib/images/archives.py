@@ -252,8 +252,8 @@ def _download(archive, path, progress) -> None:
         if part.exists() and part.stat().st_size == 0:
             part.unlink()
         raise InputError(
-            f"cannot download {archive.url} ({error}); try again, with space on the disk, which goes "
-            f"on from what is there, or put the file at {path}."
+            f"cannot download {archive.url} ({error}); try again, with space on the disk, which "
+            f"goes on from what is there, or put the file at {path}."
         ) from None
     try:
         _check(part, archive, progress)
