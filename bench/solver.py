@@ -114,7 +114,7 @@ def compare(
     for method, seconds in normal_matrices(*train, 3, device).items():
         yield {"method": method, "seconds": seconds}
 
-    full, ends = solver.AUTHORS["epochs"], []
+    full, ends = solver.AUTHORS.epochs, []
     for seed in range(seeds):
         due = 1
         for epoch, (g, seconds) in enumerate(authors_recipe(*train, full, device, seed), 1):
@@ -251,7 +251,7 @@ def record(
     """Write rows as the result ``name``, with what made them."""
     provenance = records.provenance(
         {"profile": profile.name, "seed": 0, "order": ORDER}
-        | {"authors_epochs": solver.AUTHORS["epochs"]}
+        | {"authors_epochs": solver.AUTHORS.epochs}
         | given,
         seeds=[0],
         networks=networks,

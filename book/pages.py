@@ -16,6 +16,14 @@ from kclib.book.verdicts import RULES
 from kclib.errors import InputError
 
 ROOT = Path(__file__).parent.parent
+#: From profile to what it is called where results stand beside each other.
+_CALLED = {
+    "plain64": "photographs, plain",
+    "real64": "photographs, strong",
+    "paper": "photographs of the paper's size",
+    "real112": "photographs of 112 px, plain",
+    "quick": "drawn animals",
+}
 #: The book's profiles, the one that tells most first; a reader's own come after them.
 _MEANING = {
     "plain64": "CUB-200-2011, Stanford Dogs and VOC's animals at 64 or 112 px, networks trained as "
@@ -107,18 +115,33 @@ def claims(results: dict[str, dict[str, Result]]) -> str:
         outcomes: dict[str, dict[str, Outcome]] = {}
         for profile, found in results.items():
             for outcome in found[artefact].claims if artefact in found else ():
-                outcomes.setdefault(outcome.id, {})[profile] = outcome
+                outcomes.setdefault(outcome.id, {})[regime(profile, found[artefact])] = outcome
         blocks += [_claim(claim, outcomes.get(name, {})) for name, claim in of(artefact).items()]
     return "\n".join(blocks)
 
 
+def regime(profile: str, result: Result) -> str:
+    """Say what a result's images are, and how well its trained networks know them.
+
+    The training images' share says whether the networks were fitted to them, as the paper's are.
+    """
+    networks = [network for network in result.provenance.networks.values() if network["epochs"]]
+    said = [_CALLED.get(profile, profile)]
+    for split in ("train", "test") if networks else ():
+        shares = [100 * network[f"{split}_accuracy"] for network in networks]
+        ends = dict.fromkeys(f"{share:.0f}" for share in (min(shares), max(shares)))
+        said.append(f"{split} {' to '.join(ends)} %")
+    return "; ".join(said)
+
+
 def _claim(claim: Claim, outcomes: dict[str, Outcome]) -> str:
-    """Return one claim with its outcomes by profile."""
+    """Return one claim with its outcomes, by `regime`."""
     rows = "\n".join(
-        f"| {profile} | {_cell(o.found)} | **{o.verdict}** | {_cell(o.depends)} |"
-        for profile, o in outcomes.items()
+        f"| {_cell(title)} | {_cell(o.found)} | **{o.verdict}** | {_cell(o.depends)} |"
+        for title, o in outcomes.items()
     )
-    table = f"| profile | found | verdict | it depends on |\n| --- | --- | --- | --- |\n{rows}"
+    heads = ("images; right answers", "found", "verdict", "it depends on")
+    table = f"| {' | '.join(heads)} |\n|{' --- |' * len(heads)}\n{rows}"
     return (
         f"### {claim.statement}\n\n"
         f"*Where*: {claim.where}. *Test*: {claim.test}. *Rule*: {claim.rule}. "

@@ -19,8 +19,9 @@ from torch.nn.utils import parametrize
 from .disentangler import Chain, Disentangler, StagewiseDisentangler, channel_scale
 from .errors import DegenerateFeatures
 from .features import resample
+from .muon import Muon
 from .normal_equations import NormalEquations
-from .precision import autocast
+from .precision import autocast, reduced_precision
 from .seeds import of_epoch
 
 #: A fit ends when a pass lowers what is left of images held out by less than this share of it.
@@ -88,6 +89,7 @@ class Course:
     passes: tuple[int, int]  # at least and at most
     batch: int
     rate: float
+    mixed: bool  # whether it computes in bfloat16 where the device gains from it
     progress: Callable[[int, int, str], None] | None
     before: int = 0  # descents that have run
     descents: int = 1  # of this fit
@@ -190,13 +192,7 @@ def _descend(
     white = [layer.parametrizations.weight.original for layer in network.linears]
     others = [p for p in network.parameters() if all(p is not coordinates for coordinates in white)]
     optimizers = [
-        torch.optim.Muon(
-            white,
-            lr=course.rate,
-            momentum=_MOMENTUM,
-            weight_decay=0.0,
-            adjust_lr_fn="match_rms_adamw",
-        ),
+        Muon(white, course.rate, _MOMENTUM, reduced_precision(kept.device, course.mixed)),
         torch.optim.NAdam(others, lr=_RATE_OF_OTHERS, betas=_BETAS),
     ]
     average = _Average(network)
@@ -204,9 +200,7 @@ def _descend(
     best = average.weights()
     least, most = course.passes
     converged = False
-    for error in passes_over(
-        network, kept, penalty, course, optimizers, mixed=True, after_step=average.update
-    ):
+    for error in passes_over(network, kept, penalty, course, optimizers, after_step=average.update):
         loss.append(error)
         with average.applied():
             left.append(_left(network, held_out))
@@ -281,7 +275,6 @@ def passes_over(
     course: Course,
     optimizers: list[torch.optim.Optimizer],
     *,
-    mixed: bool,
     after_step: Callable[[], None] | None = None,
 ) -> Iterator[float]:
     """Run passes of stochastic descent; yield each one's mean squared error."""
@@ -292,7 +285,7 @@ def passes_over(
         total = torch.zeros((), device=pairs.device)
         # Seeds are multiplied so that the passes of one do not repeat those of the next.
         for x, target in pairs.shuffled(course.batch, of_epoch(course.seed, number)):
-            with autocast(pairs.device, enabled=mixed):
+            with autocast(pairs.device, enabled=course.mixed):
                 output = network(x)
             error = (output.to(target.dtype) - target).square().mean()
             for optimizer in optimizers:

@@ -44,9 +44,10 @@ class NormalEquations:
     def __init__(self, kernel_size: int):
         self.kernel_size = kernel_size
         self.rows = 0
-        self._spectrum = self._cross = 0.0  # of x with itself and with the target
+        nothing = torch.zeros((), dtype=torch.float64)  # takes the shape of what is added
+        self._spectrum = self._cross = nothing  # of x with itself and with the target
         self._borders: dict = {}  # products that the border cuts off
-        self._sum = self._target_sum = self._target_square = 0.0
+        self._sum = self._target_sum = self._target_square = nothing
 
     def add(self, x: torch.Tensor, target: torch.Tensor | None = None) -> None:
         """Add images: inputs (N, C, H, W) and, to solve for, wanted outputs (N, C*, H, W)."""

@@ -18,6 +18,17 @@ def gains_from_bfloat16(device: torch.device | str) -> bool:
     return any(getattr(torch.cpu, probe, bool)() for probe in probes)
 
 
+def reduced_precision(device: torch.device | str, mixed: bool) -> torch.dtype:
+    """Return bfloat16 if asked for and where the machine gains from it, otherwise float32.
+
+    Examples
+    --------
+    >>> reduced_precision("cpu", mixed=False)
+    torch.float32
+    """
+    return torch.bfloat16 if mixed and gains_from_bfloat16(device) else torch.float32
+
+
 def autocast(device: torch.device | str, *, enabled: bool = True) -> torch.autocast:
     """Return bfloat16 autocast, switched on only where the machine gains from it.
 

@@ -9,6 +9,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import torch
 from torch import nn
@@ -33,7 +34,7 @@ SOLVERS = ("joint", "lowest_first", "authors")
 #: Passes over the features at least and at most, for an order with ``"lowest_first"``.
 PASSES = (3, 60)
 #: The authors' published recipe: Adam, its rate falling to a hundredth on a log scale.
-AUTHORS = {"epochs": 1000, "batch": 64, "rate": 1e-4, "weight_decay": 1e-4}
+AUTHORS = SimpleNamespace(epochs=1000, batch=64, rate=1e-4, weight_decay=1e-4)
 _RATE = 2e-2  # of Muon, in white coordinates
 _BATCHES = (32, 128)  # images a step at least and at most;
 _STEPS = 32  # in between, as many as make so many steps a pass
@@ -179,6 +180,7 @@ def fit(
     epochs: int | None = None,
     batch: int | None = None,
     rate: float | None = None,
+    mixed: bool = True,
     device: torch.device | str = "cpu",
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Fit:
@@ -218,6 +220,9 @@ def fit(
         Images a step, 2 or more; by default 32 to 128, more for more images (``"authors"``: 64).
     rate : float, optional
         Learning rate, above 0.
+    mixed : bool
+        Whether descent computes in bfloat16 where the device gains from it; whatever is solved or
+        measured is not. ``"authors"`` never does.
     device : torch.device or str
     progress : callable, optional
         Called as ``progress(done, total, text)`` with steps done and in all, if it takes as many
@@ -275,15 +280,20 @@ def fit(
         g = kind(x.shape[1], target.shape[1], order, kernel_size, norm)
     _tell_cost(x, target, order, kernel_size)
     if solver == "authors":
-        recipe = {"epochs": epochs, "batch": batch, "rate": rate}
-        recipe = {name: value for name, value in recipe.items() if value is not None}
-        loss = list(
-            authors_recipe(
-                g, x, target, penalty=penalty, seed=seed, device=device, progress=progress, **recipe
-            )
+        found = authors_recipe(
+            g,
+            x,
+            target,
+            penalty=penalty,
+            seed=seed,
+            epochs=AUTHORS.epochs if epochs is None else epochs,
+            batch=AUTHORS.batch if batch is None else batch,
+            rate=AUTHORS.rate if rate is None else rate,
+            device=device,
+            progress=progress,
         )
         mean_square = float(sum(p.double().square().sum() for p in target.split(CHUNK)))
-        loss = [error * target.numel() / mean_square for error in loss]
+        loss = [error * target.numel() / mean_square for error in found]
         evaluation = _evaluated(g, x, target, batch or 64)
         return Fit(g.cpu(), evaluation, loss, [len(loss)], False)
 
@@ -294,7 +304,7 @@ def fit(
     least, most = _BATCHES
     batch = min(most, max(least, len(x) // _STEPS)) if batch is None else batch
     passes = PASSES if epochs is None else (epochs, epochs)
-    course = Course(seed, passes, batch, _RATE if rate is None else rate, progress)
+    course = Course(seed, passes, batch, _RATE if rate is None else rate, mixed, progress)
     if solver == "joint":
         # The same objective in those units.
         orders = [fit_network(g, pairs, min(penalty / unit / unit, _STRONGEST_PENALTY), course)]
@@ -325,9 +335,9 @@ def authors_recipe(
     *,
     penalty: float = 0.1,
     seed: int = 0,
-    epochs: int = AUTHORS["epochs"],
-    batch: int = AUTHORS["batch"],
-    rate: float = AUTHORS["rate"],
+    epochs: int = AUTHORS.epochs,
+    batch: int = AUTHORS.batch,
+    rate: float = AUTHORS.rate,
     device: torch.device | str = "cpu",
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Iterator[float]:
@@ -357,12 +367,9 @@ def authors_recipe(
     g.to(device=device, dtype=precision)
     none = torch.zeros(target.shape[1], dtype=torch.float64)
     pairs = Pairs(x, target, none, 1.0, device, precision, torch.arange(len(x)))
-    decay = AUTHORS["weight_decay"]
-    optimizer = torch.optim.Adam(g.parameters(), lr=rate, weight_decay=decay)
-    course = Course(seed, (epochs, epochs), batch, rate, progress)
-    for epoch, error in enumerate(
-        passes_over(g, pairs, penalty, course, [optimizer], mixed=False), 1
-    ):
+    optimizer = torch.optim.Adam(g.parameters(), lr=rate, weight_decay=AUTHORS.weight_decay)
+    course = Course(seed, (epochs, epochs), batch, rate, False, progress)
+    for epoch, error in enumerate(passes_over(g, pairs, penalty, course, [optimizer]), 1):
         yield error
         optimizer.param_groups[0]["lr"] = rate * 0.01 ** (epoch / max(1, epochs - 1))
 
@@ -505,7 +512,8 @@ def check_features(x: torch.Tensor, target: torch.Tensor, norm: str) -> list[int
                 f'{name} are 1 x 1; use norm="dataset".'
             )
         low, high = feature[0].clone(), feature[0].clone()
-        square, blank = 0.0, []  # blank: (image, channel) of one value that is not 0
+        square = 0.0
+        blank: list[tuple[int, int]] = []  # blank: (image, channel) of one value that is not 0
         for start, part in zip(range(0, len(feature), CHUNK), feature.split(CHUNK), strict=True):
             if not torch.isfinite(part).all():
                 raise InputError(

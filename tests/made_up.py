@@ -34,7 +34,14 @@ def a_result(profile: str = "smoke", **changes) -> records.Result:
         "parameters": {"profile": profile, "seed": 0},
         "seeds": [0, 5],
         "data": [{"name": "creatures"}],
-        "networks": {"net_all_0": {"seconds": 1.5}},
+        "networks": {
+            "net_all_0": {
+                "seconds": 1.5,
+                "epochs": 2,
+                "train_accuracy": 0.75,
+                "test_accuracy": 0.5,
+            }
+        },
         "versions": records.versions(),
         "hardware": records.hardware("cpu"),
         "code": "0123",

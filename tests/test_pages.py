@@ -62,7 +62,11 @@ def test_the_claims_page_has_every_claim_with_every_outcome(results, registered)
                 claim = registered[outcome.id]
                 for field in (claim.statement, claim.where, claim.test, claim.paper, outcome.found):
                     assert field in text
-                [row] = [r for r in lines(text, f"| {result.profile} ") if outcome.found in r]
+                [row] = [
+                    r
+                    for r in lines(text, f"| {pages.regime(result.profile, result)} ")
+                    if outcome.found in r
+                ]
                 assert f"**{outcome.verdict}**" in row and outcome.depends in row
     assert lines(text, "## ") == ["## Table | 0", "## Table 9"]
     assert lines(text, "### ") == ["### First", "### Second", "### Third"]
@@ -250,8 +254,8 @@ def assert_refused(status: int, error: str, copy: Path, said: str) -> None:
 
 
 def test_the_build_stops_at_a_recorded_result_that_does_not_match(copy):
-    path = records.write(a_result(), copy / "results")
-    path.write_text(path.read_text().replace('"profile": "smoke"', '"profile": "real64"', 1))
+    path = records.write(a_result("quick"), copy / "results")
+    path.write_text(path.read_text().replace('"profile": "quick"', '"profile": "real64"', 1))
     done = subprocess.run(
         [sys.executable, "book/build.py", "notebooks/smoke", "run"],
         cwd=copy,
@@ -259,7 +263,7 @@ def test_the_build_stops_at_a_recorded_result_that_does_not_match(copy):
         capture_output=True,
         text=True,
     )
-    assert_refused(done.returncode, done.stderr, copy, "results/smoke/table0.json")
+    assert_refused(done.returncode, done.stderr, copy, "results/quick/table0.json")
 
 
 def test_the_build_stops_at_a_test_that_was_changed_after_its_outcome(copy):
@@ -296,3 +300,16 @@ def test_the_build_stops_at_bad_input(copy, words, message, monkeypatch, capsys)
     monkeypatch.setattr(build, "ROOT", copy)
     monkeypatch.setattr(build, "STAGE", copy / "book" / "_build" / "src")
     assert_refused(build.main(), capsys.readouterr().err, copy, message)
+
+
+def test_a_verdict_says_how_well_its_networks_know_their_images():
+    result = a_result("plain64")
+    networks = result.provenance.networks
+    had = next(iter(networks.values()))
+    networks.clear()
+    networks["a"] = had | {"epochs": 2, "train_accuracy": 1.0, "test_accuracy": 0.236}
+    assert pages.regime("plain64", result) == "photographs, plain; train 100 %; test 24 %"
+    networks["b"] = had | {"epochs": 2, "train_accuracy": 0.98, "test_accuracy": 0.33}
+    networks["as it began"] = had | {"epochs": 0, "train_accuracy": 0.0, "test_accuracy": 0.0}
+    said = "a-reader-s-own; train 98 to 100 %; test 24 to 33 %"
+    assert pages.regime("a-reader-s-own", result) == said

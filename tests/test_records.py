@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from made_up import a_result, an_outcome
 from pydantic import ValidationError
 
-from kclib.book import paper, records
+from kclib.book import environment, paper, profiles, records
+from kclib.book.members import Member
 from kclib.errors import InputError
 
 cells = st.one_of(
@@ -199,3 +200,16 @@ def test_what_a_machine_says_of_itself():
     assert all(text[0].isdigit() for text in versions.values())
     assert hardware["processor"] and hardware["threads"] >= 1 and hardware["accelerator"] is None
     assert 0.05 < records.peak_memory() < 100  # GB
+
+
+PLAIN = sorted((environment.RECORDED / "plain64").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", PLAIN, ids=lambda path: path.stem)
+def test_networks_of_the_papers_regime_know_their_training_images(path):
+    described = profiles.load("plain64").networks
+    for name, had in records.read(path).provenance.networks.items():
+        member = Member.parse(name)
+        as_trained = member.part != "none" and not member.pruned
+        if as_trained and not described[member.name].unfitted:
+            assert had["train_accuracy"] >= profiles.FITTED, name

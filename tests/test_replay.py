@@ -15,7 +15,8 @@ import pytest
 from kclib.book import claims, environment, records
 
 ROOT = environment.RECORDED.parent
-RESULTS = sorted(environment.RECORDED.glob("*/*.json"))
+#: Of notebooks that test claims: one that only measures has none to replay.
+RESULTS = sorted(path for path in environment.RECORDED.glob("*/*.json") if claims.of(path.stem))
 
 
 @cache

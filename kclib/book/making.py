@@ -102,7 +102,7 @@ def born_again(settings: dict, given: dict[str, ImageSet], origin: nn.Module, **
     model = networks.build(
         **settings["architecture"], classes=_classes(settings, given), seed=settings["seed"]
     )
-    loss_of = distillation.born_again_loss(origin)
+    loss_of = distillation.born_again_loss(origin, mixed=settings["recipe"]["mixed"])
     history = _train(model, settings, given, loss_of=loss_of, **how)
     return _network(model, history, settings, given, how["device"])
 

@@ -86,7 +86,7 @@ def network(profile: Profile, member: Member) -> Plan:
     """
     profile.data_of(member.name)  # refuses a name that is none
     described = profile.networks[member.name]
-    recipe, maker = described.training(), "trained"
+    recipe, maker = replace(described.training(), mixed=profile.mixed), "trained"
     needs = {
         "train": images(profile, member.name, "train", described.hidden_parts),
         "test": images(profile, member.name, "test"),
@@ -135,7 +135,9 @@ def fit(
             f"{a} is of {data[0].name} images and {b} of {data[1].name}; allowed: two networks of "
             "the same images."
         )
-    effort = {} if profile.fit_epochs is None else {"epochs": profile.fit_epochs}
+    effort = {"mixed": profile.mixed}
+    if profile.fit_epochs is not None:
+        effort["epochs"] = profile.fit_epochs
     needs = {"a": network(profile, a), "b": network(profile, b)}
     for split in sources.SPLITS:
         needs[f"a {split}"] = images(profile, a.name, split, hide)
@@ -196,7 +198,7 @@ def tail(
         "dropout": dropout,
         "group": group,
         "labels": profile.networks[b.name].labels,
-        "tuning": tuning,
+        "tuning": tuning | {"mixed": profile.mixed},
     }
     makers = ("tail", "features") if fitted is None else ("tail", "features", "consistent")
     return Plan("tails", settings, makers, needs, f"fine-tuning {b} above {tap}")

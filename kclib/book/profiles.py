@@ -16,6 +16,8 @@ _FOLDER = Path(__file__).parent / "profiles"
 CONDITIONS = ("initialisations", "halves")
 #: Creatures, published data sets, and mixtures of them, whose images are of all their classes.
 DATA = ("creatures", "cub200", "cub200+dogs120", "cub200+dogs120+vocanimal")
+#: Share of its training images (0 to 1) that a network of the paper's regime gets right at least.
+FITTED = 0.99
 #: Which labels a network learns: the fine-grained ones, or the coarse ones (bird or dog).
 LABELS = ("fine", "coarse")
 
@@ -51,6 +53,9 @@ class Network(_Strict):
     batch: int | None = Field(default=None, ge=2)
     rate: float | None = Field(default=None, gt=0)
     augment: bool | None = None
+    unfitted: str = Field(
+        default="", description="why it may know less of its training images than `FITTED`"
+    )
 
     def training(self) -> Recipe:
         """Return the recipe with this network's changes."""
@@ -81,6 +86,9 @@ class Artefact(_Strict):
     )
     generations: int = Field(default=0, ge=0, description="of born-again networks")
     epochs: int = Field(default=0, ge=0, description="of fine-tuning a tail on features")
+    longer: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        default=(), description="other numbers of these epochs that are tried"
+    )
 
     @model_validator(mode="after")
     def _repeats_without_pairs(self):
@@ -101,6 +109,9 @@ class Profile(_Strict):
         default=None, ge=1, description="passes of every fit; without it as many as it gains from"
     )
     pruned_epochs: int = Field(ge=1, description="epochs of training after pruning")
+    mixed: bool = Field(
+        default=True, description="train and fit in bfloat16 where the device gains from it"
+    )
 
     @model_validator(mode="after")
     def _fits_the_data(self):

@@ -100,19 +100,22 @@ class Study:
     def accuracies(self, members: Iterable[Member]) -> list[dict]:
         """Return, for each network, what it was trained on and the share of images it gets right.
 
-        Accuracy is on its training images and on all test images.
+        Accuracy is on its training images and on all test images; where a network is meant to know
+        its training images and does not, the profile says why.
         """
-        return [
-            {
+        rows = []
+        for member in members:
+            _, record = self.network(member)
+            row = {
                 "network": member.name,
                 "trained on": member.part,
                 "seed": member.seed,
                 "accuracy, training images": record["train_accuracy"],
                 "accuracy, test images": record["test_accuracy"],
             }
-            for member in members
-            for record in (self.network(member)[1],)
-        ]
+            why = self.profile.networks[member.name].unfitted
+            rows.append(row | ({"why not fitted": why} if why else {}))
+        return rows
 
     def hits(self, member: Member) -> torch.Tensor:
         """Say of each test image whether a network gets it right: 1 or 0, float64 (N,)."""
@@ -195,6 +198,7 @@ class Study:
         tap: str,
         *,
         upto: tuple[int, ...] = (2,),
+        epochs: int | None = None,
         dropout: float | None = None,
         group: str | None = None,
         **options,
@@ -211,6 +215,8 @@ class Study:
             Of both.
         upto : tuple of int
             Highest orders k, one refinement each.
+        epochs : int, optional
+            Of fine-tuning, 1 or more; by default the parameter's or the profile's.
         dropout : float, optional
             Share of units that dropout layers of the tail drop meanwhile, 0 to below 1; by default
             as B was trained.
@@ -221,7 +227,8 @@ class Study:
         """
         fitted = plans.fit(self.profile, a, b, tap, group=group, **options)
         planned = [
-            self._tail(b, tap, fitted=fitted, upto=k, dropout=dropout, group=group) for k in upto
+            self._tail(b, tap, epochs, fitted=fitted, upto=k, dropout=dropout, group=group)
+            for k in upto
         ]
         self._note(a)
         self._note(b)
@@ -232,6 +239,7 @@ class Study:
         b: Member,
         tap: str,
         *,
+        epochs: int | None = None,
         dropout: float | None = None,
         group: str | None = None,
         fresh: int | None = None,
@@ -240,18 +248,18 @@ class Study:
 
         Parameters
         ----------
-        b, tap, dropout, group
+        b, tap, epochs, dropout, group
             As for `refine`.
         fresh : int, optional
             Put a new disentangler of this order before those layers, of the size that `refine`
             takes, and train it with them.
         """
-        planned = self._tail(b, tap, dropout=dropout, group=group, fresh=fresh)
+        planned = self._tail(b, tap, epochs, dropout=dropout, group=group, fresh=fresh)
         self._note(b)
         return self._workshop.tail(planned)
 
-    def _tail(self, b: Member, tap: str, **how) -> plans.Plan:
-        epochs, width = self.epochs(), self.profile.networks[b.name].width
+    def _tail(self, b: Member, tap: str, epochs: int | None, **how) -> plans.Plan:
+        epochs, width = epochs or self.epochs(), self.profile.networks[b.name].width
         rate = self.parameters.get("rate") or refinement.rate_for(epochs, width)
         tuning = {"epochs": epochs, "rate": rate, "seed": self.parameters["seed"]}
         return plans.tail(self.profile, b, tap, **how, **tuning)

@@ -45,6 +45,8 @@ class Recipe:
         Needs a momentum above 0.
     augment : bool
         Mirror images at random and shift them by up to an eighth of their side.
+    mixed : bool
+        Compute in bfloat16 where the device gains from it; weights stay float32.
 
     Examples
     --------
@@ -62,6 +64,7 @@ class Recipe:
     weight_decay: float = 1e-4
     nesterov: bool = False
     augment: bool = False
+    mixed: bool = True
 
     def __post_init__(self):
         if self.epochs < 1:
@@ -214,6 +217,7 @@ def train(
         seed=seed,
         device=device,
         loss_of=loss_of,
+        mixed=recipe.mixed,
         begun=len(history),
         progress=progress,
     ):

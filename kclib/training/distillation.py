@@ -11,7 +11,7 @@ from ..precision import autocast
 
 
 def born_again_loss(
-    teacher: nn.Module, *, weight: float = 0.5, temperature: float = 1.0
+    teacher: nn.Module, *, weight: float = 0.5, temperature: float = 1.0, mixed: bool = True
 ) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
     """Return the loss of a network that learns from labels and from a teacher's answers.
 
@@ -26,6 +26,8 @@ def born_again_loss(
         0 or more.
     temperature : float
         Above 0; divides the outputs of teacher and student before they become probabilities.
+    mixed : bool
+        Whether the teacher computes in bfloat16 where the device gains from it.
 
     Returns
     -------
@@ -53,7 +55,7 @@ def born_again_loss(
     teacher.eval()
 
     def loss_of(batch, logits, labels):
-        with torch.no_grad(), autocast(batch.device):
+        with torch.no_grad(), autocast(batch.device, enabled=mixed):
             answers = teacher.to(batch.device)(batch).float()
         if answers.shape != logits.shape:
             raise InputError(

@@ -38,6 +38,7 @@ def learn(
     seed: int,
     device: torch.device | str,
     loss_of: Loss = cross_entropy,
+    mixed: bool = True,
     begun: int = 0,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Iterator[dict]:
@@ -63,6 +64,8 @@ def learn(
     device : torch.device or str
     loss_of : callable
         Called as ``loss_of(given, logits, labels)`` with what the network was given.
+    mixed : bool
+        Whether the network computes in bfloat16 where the device gains from it.
     begun : int
         Epochs that an earlier run has done.
     progress : callable, optional
@@ -115,7 +118,7 @@ def learn(
                 for group, rate in zip(optimizer.param_groups, highest, strict=True):
                     group["lr"] = rate * share(step, steps)
                 given, answers = take(chosen), labels[chosen.to(device)]
-                with autocast(device):
+                with autocast(device, enabled=mixed):
                     logits = network(given)
                 logits = logits.float()
                 if step == 0:

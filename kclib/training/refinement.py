@@ -71,6 +71,28 @@ class Refinement:
         """
         return float(self.hits[self.best_epoch].double().mean())
 
+    def best_of(self, looks: int) -> float:
+        """Return the highest accuracy on test images over some epochs, evenly spaced.
+
+        The authors' fine-tuning looks every tenth of its 100 epochs, ten times, and reports the
+        best look.
+
+        Parameters
+        ----------
+        looks : int
+            At how many epochs, 1 or more, the last one among them; all of them if there are fewer.
+
+        Examples
+        --------
+        >>> hits = torch.tensor([[True, False], [True, True], [False, False]])
+        >>> found = Refinement([], hits, train_accuracy=(0.5, 1.0))
+        >>> found.best_of(1), found.best_of(2)
+        (0.0, 1.0)
+        """
+        epochs = len(self.hits) - 1
+        looked = {math.ceil(epochs * look / looks) for look in range(1, looks + 1)}
+        return max(float(self.hits[epoch].double().mean()) for epoch in looked)
+
 
 def rate_for(epochs: int, width: float = 1.0) -> float:
     """Return the first learning rate for fewer epochs or a narrower network.
@@ -110,6 +132,7 @@ def fine_tune(
     batch: int = 64,
     seed: int = 0,
     fresh: nn.Module | None = None,
+    mixed: bool = True,
     device: torch.device | str = "cpu",
     progress: Callable[[int, int, str], None] | None = None,
 ) -> tuple[nn.Module, Refinement]:
@@ -138,6 +161,8 @@ def fine_tune(
         Of the order of images and of dropout, 0 or more.
     fresh : torch.nn.Module, optional
         Put before the tail and trained with it, a copy, at `FRESH_RATE` falling in the same way.
+    mixed : bool
+        Whether the tail computes in bfloat16 where the device gains from it while it learns.
     device : torch.device or str
     progress : callable, optional
         Called as ``progress(done, total, text)`` with steps done and in all.
@@ -192,6 +217,7 @@ def fine_tune(
         batch=batch,
         seed=seed,
         device=device,
+        mixed=mixed,
         progress=progress,
     ):
         hits.append(_hits(tail, test_features, test_labels, device))
