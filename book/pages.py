@@ -30,6 +30,7 @@ _MEANING = {
     "the paper's, without augmentation, until they fit their training images",
     "real64": "CUB-200-2011 and Stanford Dogs at 64 or 112 px, narrow networks, trained by a "
     "stronger recipe",
+    "real112": "the same at 112 px, full networks, trained as the paper's, without augmentation",
     "paper": "CUB-200-2011 and Stanford Dogs at 224 px, full networks",
     "quick": "embedded Creatures, narrow networks",
     "smoke": "a test of the code; its numbers mean nothing",
