@@ -295,8 +295,8 @@ def test_recorded_regimes_are_those_that_have_a_result(monkeypatch, tmp_path):
 def test_pictures_are_those_of_the_first_regime_that_has_any(monkeypatch, tmp_path):
     monkeypatch.setattr(records, "RECORDED", tmp_path)
     monkeypatch.setattr(records, "REGIMES", {"one": "quick", "other": "smoke"})
-    right = {"train_accuracy": 0.99, "test_accuracy": 0.254}
-    worse = {"train_accuracy": 0.991, "test_accuracy": 0.203}
+    right = {"train_accuracy": 0.99, "test_accuracy": 0.254, "epochs": 2}
+    worse = {"train_accuracy": 0.991, "test_accuracy": 0.203, "epochs": 2}
     for profile, maps in {"quick": {}, "smoke": {"joint": {"x*": torch.ones(1, 2, 2)}}}.items():
         result = a_result(profile, artefact="fig2_disentangler")
         result.provenance.parameters |= {"order": 1, "channels": 4}
@@ -305,7 +305,7 @@ def test_pictures_are_those_of_the_first_regime_that_has_any(monkeypatch, tmp_pa
         records.write(result, tmp_path, maps and pictures.held(torch.zeros(1, 3, 8, 8), maps))
         found = begin().pictures()
         assert list(found.of("joint")) == [*maps.get("joint", {})]
-    said = "other: networks right on 99 % of training images, 20 to 25 % of test images"
+    said = "other; right answers: train 99 %; test 20 to 25 %"
     assert found.origin == said
     assert begin(order=2).pictures().maps == {}
 

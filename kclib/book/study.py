@@ -295,7 +295,7 @@ class Study:
         for title, profile in records.REGIMES.items():
             if result := self._comparable(profile):
                 path = records.RECORDED / profile / f"{self.artefact}.npz"
-                found = pictures.read(path, f"{title}: {result.accuracies()}")
+                found = pictures.read(path, f"{title}; right answers: {result.right_answers()}")
                 if found.maps:
                     return found
         return Pictures("", torch.empty(0), {})
