@@ -274,17 +274,13 @@ def curves(
     axes.grid(alpha=0.3)
 
 
-def marked(
-    regimes: Mapping[str, pd.DataFrame], run: Mapping[str, pd.DataFrame]
-) -> dict[str, tuple[pd.DataFrame, str, str]]:
+def marked(tables: Mapping[str, pd.DataFrame]) -> dict[str, tuple[pd.DataFrame, str, str]]:
     """Give recorded tables, and at most two of this run, the colours and marks of their kinds.
 
     Parameters
     ----------
-    regimes : mapping
-        From a name of `kclib.book.records.REGIMES` to a table.
-    run : mapping
-        From the name of a way of fitting to a table.
+    tables : mapping
+        From label to table; recorded runs have the names of `kclib.book.records.REGIMES`.
 
     Returns
     -------
@@ -293,11 +289,13 @@ def marked(
 
     Examples
     --------
-    >>> table = pd.DataFrame()
-    >>> {n: mark for n, (*_, mark) in marked({"recorded, strong": table}, {"joint": table}).items()}
+    >>> found = marked(dict.fromkeys(["recorded, strong", "joint, this run"], pd.DataFrame()))
+    >>> {label: mark for label, (_, _, mark) in found.items()}
     {'recorded, strong': 'D', 'joint, this run': 'o'}
     """
     known = dict(zip(REGIMES, ((RECORDED, "s"), (ORDERS[4], "D")), strict=True))
-    found = {title: (table, *known[title]) for title, table in regimes.items()}
-    own = zip(run.items(), ((RUN, "o"), (ORDERS[2], "^")), strict=False)
-    return found | {f"{way}, this run": (table, *drawn) for (way, table), drawn in own}
+    own = iter(((RUN, "o"), (ORDERS[2], "^")))
+    return {
+        label: (table, *(known[label] if label in known else next(own)))
+        for label, table in tables.items()
+    }

@@ -56,7 +56,13 @@ def images(data: Data, split: str, size: int, *, hide=(), progress=None) -> Imag
 
 
 def archives_of(data: Data, split: str, size: int) -> tuple[archives.Archive, ...]:
-    """Return the makers' archives that those images are cut from: none if packs hold them."""
+    """Return the makers' archives that those images are cut from: none if packs hold them.
+
+    Examples
+    --------
+    >>> archives_of(Data(name="creatures"), "train", 64)  # drawn
+    ()
+    """
     names = () if data.name == "creatures" else data.name.split("+")
     without = (name for name in names if not _has_pack(name, split, size))
     return tuple(archive for name in without for archive in _PUBLISHED[name].archives)

@@ -351,6 +351,29 @@ def over(rows: Iterable[Mapping], way: str, at: Sequence[str], share: str) -> pd
     return table[(table.fit == way) & table[share].notna() & table.pairs.notna()].set_index([*at])
 
 
+def everywhere(
+    run: Iterable[Mapping],
+    regimes: Mapping[str, Iterable[Mapping]],
+    ways: Mapping[str, str],
+    at: Sequence[str],
+    share: str,
+) -> dict[str, pd.DataFrame]:
+    """Return the rows over networks of recorded runs, by the first way, and of this run, by all.
+
+    Parameters are those of `shares`.
+
+    Examples
+    --------
+    >>> rows = [{"fit": "joint, per image", "tap": "conv4", "left": 0.6, "pairs": 2}]
+    >>> ways = {"joint": "joint, per image"}
+    >>> list(everywhere(rows, {"recorded, plain": rows}, ways, ["tap"], "left"))
+    ['recorded, plain', 'joint, this run']
+    """
+    main, *_ = ways.values()
+    found = {title: over(rows, main, at, share) for title, rows in regimes.items()}
+    return found | {f"{name}, this run": over(run, way, at, share) for name, way in ways.items()}
+
+
 def shares(
     run: Iterable[Mapping],
     regimes: Mapping[str, Iterable[Mapping]],
