@@ -25,10 +25,10 @@ RECORD     = $(if $(BUDGET),python notebooks/budget.py $(BUDGET)) $(SNAKEMAKE) \
 PYTEST     = $(WITH_VENV) pytest -n $(CORES) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help book notebook record test test-oldest bench lint clean clean-store
+.PHONY: help book data notebook record test test-oldest bench lint clean clean-store
 
 # Requests that cannot be met are refused before anything is installed or computed.
-ifneq ($(filter book notebook record bench,$(MAKECMDGOALS)),)
+ifneq ($(filter book data notebook record bench,$(MAKECMDGOALS)),)
   ifeq ($(filter $(PROFILE),$(PROFILES)),)
     $(error there is no profile "$(PROFILE)"; PROFILE may be one of: $(PROFILES))
   endif
@@ -68,6 +68,9 @@ help: ## list these targets
 book: .venv/.installed ## run all notebooks in PROFILE and build the book from them
 	$(WITH_VENV) $(SNAKEMAKE) --config profile=$(PROFILE)
 	@echo "Done: open $(CURDIR)/book/_build/html/index.html in a browser."
+
+data: .venv/.installed ## fetch the photographs that PROFILE needs into the folder that KC_DATA names
+	@$(WITH_VENV) python -m kclib data --profile $(PROFILE)
 
 # Its files stay apart from the book's, which are those of the parameters' defaults.
 notebook: .venv/.installed ## run one notebook, e.g. NAME=table1_instability PARAMS="seed=3 order=1"

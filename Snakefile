@@ -64,7 +64,7 @@ def recorded(name):
     if config.get("record"):  # they are what this run writes
         return []
     regimes = {*records.REGIMES.values(), PROFILE.name}
-    paths = [Path(f"results/{profile}/{name}.json") for profile in sorted(regimes)]
+    paths = [Path(f"results/{p}/{name}.{end}") for p in sorted(regimes) for end in ("json", "npz")]
     return [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.exists()]
 
 

@@ -30,6 +30,7 @@ _MEANING = {
     "the paper's, without augmentation, until they fit their training images",
     "real64": "CUB-200-2011 and Stanford Dogs at 64 or 112 px, narrow networks, trained by a "
     "stronger recipe",
+    "real112": "the same at 112 px, full networks, trained as the paper's, without augmentation",
     "paper": "CUB-200-2011 and Stanford Dogs at 224 px, full networks",
     "quick": "embedded Creatures, narrow networks",
     "smoke": "a test of the code; its numbers mean nothing",
@@ -121,17 +122,8 @@ def claims(results: dict[str, dict[str, Result]]) -> str:
 
 
 def regime(profile: str, result: Result) -> str:
-    """Say what a result's images are, and how well its trained networks know them.
-
-    The training images' share says whether the networks were fitted to them, as the paper's are.
-    """
-    networks = [network for network in result.provenance.networks.values() if network["epochs"]]
-    said = [_CALLED.get(profile, profile)]
-    for split in ("train", "test") if networks else ():
-        shares = [100 * network[f"{split}_accuracy"] for network in networks]
-        ends = dict.fromkeys(f"{share:.0f}" for share in (min(shares), max(shares)))
-        said.append(f"{split} {' to '.join(ends)} %")
-    return "; ".join(said)
+    """Say what a result's images are, and how well its trained networks know them."""
+    return "; ".join(filter(None, [_CALLED.get(profile, profile), result.right_answers()]))
 
 
 def _claim(claim: Claim, outcomes: dict[str, Outcome]) -> str:

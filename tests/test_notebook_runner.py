@@ -20,7 +20,7 @@ import torch
 from jupyter_client.connect import LocalPortCache
 from jupyter_client.manager import KernelManager
 
-from kclib.book import profiles
+from kclib.book import pictures, profiles
 from kclib.errors import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -343,7 +343,7 @@ def test_fig1_refuses_a_filter_that_is_dead_or_not_there_before_the_fit(fig1, ch
         features = staticmethod(lambda *_: target)
         compare = staticmethod(lambda *_, **__: pytest.fail("the fit began"))
 
-    given = {"study": Study, "channel": channel, "InputError": InputError}
+    given = {"study": Study, "channel": channel, "pictures": pictures}
     with pytest.raises(InputError) as caught:
         exec(fig1["cell-05"].source, given)
     assert str(caught.value) == (

@@ -33,7 +33,18 @@ NO_EXAMPLES = {
     "reading.taps",
     "training.epochs",
 }
-TARGETS = {"help", "book", "notebook", "record", "test", "bench", "lint", "clean", "clean-store"}
+TARGETS = {
+    "help",
+    "book",
+    "data",
+    "notebook",
+    "record",
+    "test",
+    "bench",
+    "lint",
+    "clean",
+    "clean-store",
+}
 
 
 def ranges(lines) -> dict[str, SpecifierSet]:

@@ -138,7 +138,15 @@ def test_collect_puts_the_profile_first_that_tells_most(tmp_path, registered):
     for name in names:
         records.write(a_result(name, claims=[an_outcome(FIRST, id="a")]), tmp_path)
     found = pages.collect([tmp_path / name for name in names])
-    assert list(found) == ["plain64", "real64", "paper", "quick", "smoke", "a-reader-s-own"]
+    assert list(found) == [
+        "plain64",
+        "real64",
+        "real112",
+        "paper",
+        "quick",
+        "smoke",
+        "a-reader-s-own",
+    ]
     for page in (pages.claims, pages.summary, pages.runtimes):
         assert "a-reader-s-own" in page(found)
 

@@ -11,7 +11,7 @@ from made_up import a_result
 
 from kclib import __main__ as command_line
 from kclib import networks, solver
-from kclib.book import code, environment, making, plans, profiles, records
+from kclib.book import code, environment, making, pictures, plans, profiles, records
 from kclib.book.members import SUBSETS, Member
 from kclib.book.study import Study
 from kclib.errors import InputError
@@ -290,6 +290,24 @@ def test_recorded_regimes_are_those_that_have_a_result(monkeypatch, tmp_path):
     records.write(result, tmp_path)
     assert begin().regimes() == {"other": result.rows}
     assert begin(order=2).regimes() == {}
+
+
+def test_pictures_are_those_of_the_first_regime_that_has_any(monkeypatch, tmp_path):
+    monkeypatch.setattr(records, "RECORDED", tmp_path)
+    monkeypatch.setattr(records, "REGIMES", {"one": "quick", "other": "smoke"})
+    right = {"train_accuracy": 0.99, "test_accuracy": 0.254, "epochs": 2}
+    worse = {"train_accuracy": 0.991, "test_accuracy": 0.203, "epochs": 2}
+    for profile, maps in {"quick": {}, "smoke": {"joint": {"x*": torch.ones(1, 2, 2)}}}.items():
+        result = a_result(profile, artefact="fig2_disentangler")
+        result.provenance.parameters |= {"order": 1, "channels": 4}
+        result.provenance.networks |= {"a": right, "b": worse}
+        result.provenance.networks.pop("net_all_0")
+        records.write(result, tmp_path, maps and pictures.held(torch.zeros(1, 3, 8, 8), maps))
+        found = begin().pictures()
+        assert list(found.of("joint")) == [*maps.get("joint", {})]
+    said = "other; right answers: train 99 %; test 20 to 25 %"
+    assert found.origin == said
+    assert begin(order=2).pictures().maps == {}
 
 
 def test_the_forecast_is_the_recorded_time(monkeypatch, tmp_path):

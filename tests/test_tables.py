@@ -35,3 +35,39 @@ def test_a_share_stands_beside_the_recorded_and_the_printed_one():
 def test_gains_are_blank_where_there_are_none():
     lines = pd.DataFrame({"gain": [-0.01, None], "low": [-0.02, None], "high": [0.0, None]})
     assert tables.gains(lines, "gain").tolist() == ["-1.0 (-2.0 to +0.0)", ""]
+
+
+def test_shares_are_means_over_networks_on_test_and_on_training_images():
+    def row(tap, seed, left, on_training, fit="joint, per image"):
+        return {"fit": fit, "tap": tap, "seed": seed, "left": left, "left_train": on_training}
+
+    def whole(tap, fit="joint, per image"):
+        return {"fit": fit, "tap": tap, "left": 0.0, "pairs": 2, "low": 0.1, "high": 0.4}
+
+    run = [row("b", 0, 0.2, 0.1), row("b", 1, 0.4, 0.2), row("a", 0, 0.5, 0.5)]
+    run += [
+        row("b", 0, 0.9, 0.8, "linear"),
+        row("a", 0, 0.7, 0.6, "linear"),
+        whole("b"),
+        whole("a"),
+    ]
+    run.append({"fit": "joint, per image", "tap": "b", "seed": 0, "paired": "growth", "value": 1.0})
+    ways = {"joint": "joint, per image", "linear": "linear"}
+    found = tables.shares(run, {"recorded": run[:2]}, ways, ["tap"], "left")
+    assert found.to_dict("index") == {
+        "b": {
+            "recorded, test / training": "0.300 / 0.150",
+            "joint, test / training": "0.300 / 0.150",
+            "joint, 95 % interval, test": "0.100 to 0.400",
+            "joint, spread, test": "0.200 to 0.400",
+            "linear, test / training": "0.900 / 0.800",
+        },
+        "a": {
+            "recorded, test / training": "not recorded",
+            "joint, test / training": "0.500 / 0.500",
+            "joint, 95 % interval, test": "0.100 to 0.400",
+            "joint, spread, test": "one pair",
+            "linear, test / training": "0.700 / 0.600",
+        },
+    }
+    assert list(found.index) == ["b", "a"]

@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 from platformdirs import user_cache_path
 
+from ..atomic import writable
 from ..errors import InputError, StoreError
 
 _CLONE = Path(__file__).parents[2]
@@ -75,8 +76,13 @@ def results_folder(default: Path | None = None) -> Path:
     return _named("KC_RESULTS", default or base / "book" / "_build" / "results")
 
 
-def data_folder() -> Path:
+def data_folder(*, make: bool = False) -> Path:
     """Return the folder of packs and archives.
+
+    Parameters
+    ----------
+    make : bool
+        Make it if it is not there.
 
     Raises
     ------
@@ -90,6 +96,8 @@ def data_folder() -> Path:
             "packs (such as cub200_train_112.npz) or the original archives. Set it, or use a "
             "profile on the embedded Creatures."
         )
+    if make:
+        writable(Path(named) / "any").parent.mkdir(parents=True, exist_ok=True)
     if not Path(named).is_dir():
         raise InputError(f"KC_DATA names {named!r}, not a folder; name the one with the data.")
     return Path(named)

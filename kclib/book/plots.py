@@ -1,6 +1,6 @@
 """How the book draws: one style, maps of features, and shares with intervals."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -9,6 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..disentangler import Disentangler
+from .pictures import Pictures
+from .records import REGIMES
 
 #: Colours that colour-blind readers can tell apart (Okabe and Ito): paper, recorded, this run.
 PAPER, RECORDED, RUN = "#000000", "#E69F00", "#0072B2"
@@ -80,28 +82,61 @@ def shares(
     return figure
 
 
-def maps(images: torch.Tensor, columns: dict[str, torch.Tensor]) -> Figure:
+def maps(images: torch.Tensor, columns: dict[str, torch.Tensor], title: str = "") -> Figure:
     """Draw images beside signed feature maps, one row an image, one scale a row.
 
     Parameters
     ----------
     images : torch.Tensor
-        uint8, shape (N, 3, S, S).
+        uint8, shape (n, 3, S, S). Rows after the n-th say that their image was not recorded.
     columns : dict
-        From title to maps of shape (N, H, W).
+        From name to maps of shape (N, H, W); a name goes on below its first comma.
+    title : str
+        Of the figure.
     """
-    count, wide = len(images), 1 + len(columns)
+    count, wide = len(next(iter(columns.values()))), 1 + len(columns)
     figure, grid = plt.subplots(
         count, wide, figsize=(1.5 * wide + 0.9, 1.5 * count + 0.5), squeeze=False,
         layout="constrained",
     )  # fmt: skip
     for row, axes in enumerate(grid):
         limit = max(float(part[row].abs().max()) for part in columns.values()) or 1.0
-        axes[0].imshow(images[row].permute(1, 2, 0))  # (S, S, 3)
+        if row < len(images):
+            axes[0].imshow(images[row].permute(1, 2, 0))  # (S, S, 3)
+        else:
+            axes[0].text(0.5, 0.5, "not\nrecorded", ha="center", va="center", color=RESIDUAL)
         for place, part in zip(axes[1:], columns.values(), strict=True):
             drawn = place.imshow(part[row], cmap="RdBu_r", vmin=-limit, vmax=limit)
         figure.colorbar(drawn, ax=axes[-1], shrink=0.8, label="activation")
-    _without_axes(grid, ["image", *columns])
+    _without_axes(grid, ["image", *(name.replace(", ", "\n", 1) for name in columns)])
+    figure.suptitle(title, fontsize="medium")
+    return figure
+
+
+def recorded(found: Pictures, group: str, most: int | None = None) -> Figure:
+    """Draw recorded maps as `maps` does, under a title that says whose they are.
+
+    Parameters
+    ----------
+    found : kclib.book.pictures.Pictures
+        Without maps of the group, the figure says that there are none.
+    group : str
+    most : int, optional
+        Rows, by default as many as are recorded.
+
+    Examples
+    --------
+    >>> figure = recorded(Pictures("", torch.empty(0), {}), "blind spots")
+    >>> figure.texts[0].get_text()
+    'Nothing is recorded on photographs for these parameters.'
+    >>> plt.close()
+    """
+    columns = {name: part[:most] for name, part in found.of(group).items()}
+    if columns:
+        return maps(found.images, columns, found.origin)
+    figure = plt.figure(figsize=(7.5, 0.6))
+    words = "Nothing is recorded on photographs for these parameters."
+    figure.text(0.5, 0.5, words, ha="center", va="center")
     return figure
 
 
@@ -284,3 +319,30 @@ def legend_beside(figure: Figure) -> None:
     """
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper")
+
+
+def marked(tables: Mapping[str, pd.DataFrame]) -> dict[str, tuple[pd.DataFrame, str, str]]:
+    """Give recorded tables, and at most two of this run, the colours and marks of their kinds.
+
+    Parameters
+    ----------
+    tables : mapping
+        From label to table; recorded runs have the names of `kclib.book.records.REGIMES`.
+
+    Returns
+    -------
+    dict
+        From label to table, colour and mark, for `curves`.
+
+    Examples
+    --------
+    >>> found = marked(dict.fromkeys(["recorded, strong", "joint, this run"], pd.DataFrame()))
+    >>> {label: mark for label, (_, _, mark) in found.items()}
+    {'recorded, strong': 'D', 'joint, this run': 'o'}
+    """
+    known = dict(zip(REGIMES, ((RECORDED, "s"), (ORDERS[4], "D")), strict=True))
+    own = iter(((RUN, "o"), (ORDERS[2], "^")))
+    return {
+        label: (table, *(known[label] if label in known else next(own)))
+        for label, table in tables.items()
+    }

@@ -10,9 +10,10 @@ from . import environment
 
 
 @contextmanager
-def bar(title: str) -> Iterator[Callable[[int, int, str], None]]:
+def bar(title: str, unit: str = "step") -> Iterator[Callable[[int, int, str], None]]:
     """Show one progress bar; yields the callback ``progress(done, total, text)`` that moves it.
 
+    Of bytes, ``"B"``, their number is written in kB, MB or GB.
     Bars go to standard error, or to the file named by the environment variable ``KC_PROGRESS``:
     the terminal of a run whose notebooks must not keep them. What that file holds is kept; if it
     cannot be opened, standard error serves: no work stops for want of a bar.
@@ -21,7 +22,8 @@ def bar(title: str) -> Iterator[Callable[[int, int, str], None]]:
     if named := environment.progress_file():
         with suppress(OSError):
             stream = open(named, "a")
-    line = tqdm(desc=title, file=stream, unit="step", mininterval=1.0, leave=False, disable=None)
+    how = {"unit": unit, "unit_scale": unit == "B", "mininterval": 1.0}
+    line = tqdm(desc=title, file=stream, leave=False, disable=None, **how)
 
     def progress(done: int, total: int, text: str = "") -> None:
         line.total = total

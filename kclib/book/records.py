@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ..atomic import replace_file
 from ..errors import InputError
+from . import sources
 from .claims import Outcome
 from .environment import RECORDED, hint
 from .plans import Plan, code_of_makers
@@ -72,6 +73,19 @@ class Result(_Strict):
                 f"{self.provenance.parameters.get('profile')!r}"
             )
         return self
+
+    def right_answers(self) -> str:
+        """Say how many training and test images its trained networks get right, in percent.
+
+        The share of training images says whether they were fitted, as the paper's networks are.
+        """
+        trained = [had for had in self.provenance.networks.values() if had["epochs"]]
+        said = []
+        for split in sources.SPLITS if trained else ():
+            shares = [100 * had[f"{split}_accuracy"] for had in trained]
+            ends = dict.fromkeys(f"{share:.0f}" for share in (min(shares), max(shares)))
+            said.append(f"{split} {' to '.join(ends)} %")
+        return "; ".join(said)
 
 
 @hint("KC_RESULTS")

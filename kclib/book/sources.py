@@ -55,6 +55,19 @@ def images(data: Data, split: str, size: int, *, hide=(), progress=None) -> Imag
     return _assembled(sets, count)
 
 
+def archives_of(data: Data, split: str, size: int) -> tuple[archives.Archive, ...]:
+    """Return the makers' archives that those images are cut from: none if packs hold them.
+
+    Examples
+    --------
+    >>> archives_of(Data(name="creatures"), "train", 64)  # drawn
+    ()
+    """
+    names = () if data.name == "creatures" else data.name.split("+")
+    without = (name for name in names if not _has_pack(name, split, size))
+    return tuple(archive for name in without for archive in _PUBLISHED[name].archives)
+
+
 def key(data: Data, split: str, size: int, *, hide=()) -> dict:
     """Return what identifies those images in the store, without making or reading them."""
     choose("split", split, SPLITS)

@@ -11,9 +11,10 @@ from ..errors import choose
 from ..images.datasets import ImageSet
 from ..training import classifier, refinement
 from ..training.refinement import Refinement
-from . import claims, environment, members, parameters, plans, profiles, records
+from . import claims, environment, members, parameters, pictures, plans, profiles, records
 from .making import Comparison, Workshop, labelled, training_images
 from .members import Member
+from .pictures import Pictures
 
 
 class Study:
@@ -269,12 +270,14 @@ class Study:
         A run that had another order, penalty, norm or size of what is planted or shown counts as
         none: its numbers are other quantities.
         """
+        result = self._comparable(profile)
+        return result.rows if result else []
+
+    def _comparable(self, profile: str) -> records.Result | None:
         result = records.recorded(self.artefact, profile)
-        if result is None:
-            return []
-        had = result.provenance.parameters
+        had = result.provenance.parameters if result else {}
         same = all(had.get(name) == self.parameters.get(name) for name in parameters.OF_QUANTITIES)
-        return result.rows if same else []
+        return result if same else None
 
     def regimes(self) -> dict[str, list[dict]]:
         """Return what is recorded on photographs, as `recorded` does, by how networks were trained.
@@ -283,6 +286,19 @@ class Study:
         """
         found = {title: self.recorded(profile) for title, profile in records.REGIMES.items()}
         return {title: rows for title, rows in found.items() if rows}
+
+    def pictures(self) -> Pictures:
+        """Return the maps recorded on photographs, under the first of the regimes that has any.
+
+        A run counts as for `recorded`; without any there are no maps.
+        """
+        for title, profile in records.REGIMES.items():
+            if result := self._comparable(profile):
+                path = records.RECORDED / profile / f"{self.artefact}.npz"
+                found = pictures.read(path, f"{title}; right answers: {result.right_answers()}")
+                if found.maps:
+                    return found
+        return Pictures("", torch.empty(0), {})
 
     def forecast(self) -> str:
         """Say what this profile is and how long the recorded run of this notebook took."""

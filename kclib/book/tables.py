@@ -1,6 +1,7 @@
 """How the book writes numbers: shares, gains, intervals, and the tables that hold them."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import fmean
 
 import pandas as pd
 import torch
@@ -252,15 +253,20 @@ def estimate(value: float, low: float, high: float, digits: int = 3) -> str:
     return "" if pd.isna(value) else f"{value:.{digits}f} ({interval(low, high, digits)})"
 
 
-def ends(resampled: torch.Tensor, level: float = 0.95) -> dict[str, float]:
+def ends(resampled: torch.Tensor, level: float = 0.95, of: str = "") -> dict[str, float]:
     """Return the interval of resampled numbers (R,) as the fields of a recorded row.
+
+    Where a row has several, ``of`` names the number.
 
     Examples
     --------
     >>> ends(torch.linspace(0, 1, 101), 0.5)
     {'low': 0.25, 'high': 0.75}
+    >>> ends(torch.linspace(0, 1, 101), 0.5, of="accuracy")
+    {'accuracy_low': 0.25, 'accuracy_high': 0.75}
     """
-    return dict(zip(("low", "high"), measures.quantiles(resampled.double(), level), strict=True))
+    low, high = measures.quantiles(resampled.double(), level)
+    return {f"{of}_low": low, f"{of}_high": high} if of else {"low": low, "high": high}
 
 
 def over_pairs(draws: Sequence[torch.Tensor], seed: int) -> dict[str, float | None]:
@@ -435,3 +441,172 @@ def told(low: Iterable[float], high: Iterable[float]) -> str:
     """
     widest = max(end - start for start, end in zip(low, high, strict=True))
     return f"differences of {widest / 2:.3f} or more could have been told from 0"
+
+
+def mean(rows: Iterable[Mapping], place: Mapping, numbers: Sequence[str]) -> dict:
+    """Return what a recorded row over networks says of their means, as its fields.
+
+    Parameters
+    ----------
+    rows : iterable of mapping
+        Of single networks, among others.
+    place : mapping
+        The fields, with their values, that name a line.
+    numbers : sequence of str
+        The fields whose means over the rows of that line are taken.
+
+    Examples
+    --------
+    >>> rows = [{"tap": "conv4", "left": 0.5}, {"tap": "conv4", "left": 1.0}, {"tap": "conv5"}]
+    >>> mean(rows, {"tap": "conv4"}, ["left"])
+    {'tap': 'conv4', 'left': 0.75}
+    """
+    lines = [row for row in rows if place.items() <= row.items()]
+    return {**place, **{name: fmean(row[name] for row in lines) for name in numbers}}
+
+
+def over(rows: Iterable[Mapping], way: str, at: Sequence[str], share: str) -> pd.DataFrame:
+    """Return the rows over networks that have a share by one way of fitting, by line.
+
+    Parameters
+    ----------
+    rows : iterable of mapping
+    way : str
+        The rows' ``fit``.
+    at : sequence of str
+        The fields that name a line.
+    share : str
+
+    Examples
+    --------
+    >>> one = {"fit": "linear", "tap": "conv4", "left": 0.5, "seed": 0}
+    >>> both = {"fit": "linear", "tap": "conv4", "left": 0.6, "pairs": 2}
+    >>> over([one, both], "linear", ["tap"], "left").left.to_dict()
+    {'conv4': 0.6}
+    """
+    table = pd.DataFrame(rows)
+    return table[(table.fit == way) & table[share].notna() & table.pairs.notna()].set_index([*at])
+
+
+def everywhere(
+    run: Iterable[Mapping],
+    regimes: Mapping[str, Iterable[Mapping]],
+    ways: Mapping[str, str],
+    at: Sequence[str],
+    share: str,
+) -> dict[str, pd.DataFrame]:
+    """Return the rows over networks of recorded runs, by the first way, and of this run, by all.
+
+    Parameters are those of `shares`.
+
+    Examples
+    --------
+    >>> rows = [{"fit": "joint, per image", "tap": "conv4", "left": 0.6, "pairs": 2}]
+    >>> ways = {"joint": "joint, per image"}
+    >>> list(everywhere(rows, {"recorded, plain": rows}, ways, ["tap"], "left"))
+    ['recorded, plain', 'joint, this run']
+    """
+    main, *_ = ways.values()
+    found = {title: over(rows, main, at, share) for title, rows in regimes.items()}
+    return found | {f"{name}, this run": over(run, way, at, share) for name, way in ways.items()}
+
+
+def shares(
+    run: Iterable[Mapping],
+    regimes: Mapping[str, Iterable[Mapping]],
+    ways: Mapping[str, str],
+    at: Sequence[str],
+    share: str,
+) -> pd.DataFrame:
+    """Set a share beside the recorded ones, line by line, on test and on training images.
+
+    Parameters
+    ----------
+    run : iterable of mapping
+        Rows: of single networks, with a ``seed``, the ``share`` on test images and with ``_train``
+        at its name's end that on training images; and over networks, as `over` returns them.
+    regimes : mapping
+        From what a recorded run is called to its rows; see `kclib.book.study.Study.regimes`.
+    ways : mapping
+        From what a way of fitting is called to the rows' ``fit``. Of the first, the recorded runs'
+        shares are shown too, and this run's interval and spread.
+    at : sequence of str
+        The fields that name a line.
+    share : str
+        The field that is shown.
+
+    Returns
+    -------
+    DataFrame
+        Of text, indexed by ``at``.
+
+    Examples
+    --------
+    >>> one = {"fit": "joint, per image", "tap": "conv4", "left": 0.5}
+    >>> whole = {**one, "pairs": 1, "low": 0.4, "high": 0.6}
+    >>> rows = [{**one, "seed": 0, "left_train": 0.25}, whole]
+    >>> ways = {"joint": "joint, per image"}
+    >>> shares(rows, {"recorded": rows}, ways, ["tap"], "left").loc["conv4"].to_dict()
+    ... # doctest: +NORMALIZE_WHITESPACE
+    {'recorded, test / training': '0.500 / 0.250', 'joint, test / training': '0.500 / 0.250',
+     'joint, 95 % interval, test': '0.400 to 0.600', 'joint, spread, test': 'one pair'}
+    """
+    (name, main), *others = ways.items()
+    means = over(run, main, at, share)
+
+    def each(rows, way):
+        table = pd.DataFrame(rows)
+        table = table[(table.fit == way) & table[share].notna() & table.seed.notna()]
+        return table[[*at, share, f"{share}_train"]].groupby([*at])
+
+    def both(rows, way):
+        lines = each(rows, way).mean().reindex(means.index).itertuples(index=False)
+        return [
+            "not recorded" if pd.isna(test) else f"{test:.3f} / {train:.3f}"
+            for test, train in lines
+        ]
+
+    spreads = each(run, main).agg(["min", "max", "count"])[share].loc[means.index]
+    columns = {f"{title}, test / training": both(had, main) for title, had in regimes.items()}
+    columns |= {
+        f"{name}, test / training": both(run, main),
+        f"{name}, 95 % interval, test": [interval(r.low, r.high) for r in means.itertuples()],
+        f"{name}, spread, test": [spread(line) for line in spreads.itertuples()],
+    }
+    columns |= {f"{other}, test / training": both(run, way) for other, way in others}
+    return pd.DataFrame(columns, index=means.index)
+
+
+def beside(
+    lines: pd.DataFrame,
+    regimes: Mapping[str, Iterable[Mapping]],
+    at: Sequence[str],
+    fields: Mapping[str, str],
+) -> pd.DataFrame:
+    """Return what recorded runs have of some lines, a column each run and field.
+
+    Parameters
+    ----------
+    lines : DataFrame
+        With the columns ``at``.
+    regimes : mapping
+        From what a recorded run is called to its rows; see `kclib.book.study.Study.regimes`.
+    at : sequence of str
+        The fields that name a line.
+    fields : mapping
+        From field to what it is called.
+
+    Examples
+    --------
+    >>> lines = pd.DataFrame({"part": ["x(0)", "x(1)"]})
+    >>> had = {"recorded, strong": [{"part": "x(0)", "share": 0.5}]}
+    >>> beside(lines, had, ["part"], {"share": "share"})
+       share (recorded, strong)
+    0                       0.5
+    1                       NaN
+    """
+    columns = {}
+    for title, rows in regimes.items():
+        had = lines[[*at]].merge(pd.DataFrame(rows), on=[*at], how="left")
+        columns |= {f"{name} ({title})": had.get(field) for field, name in fields.items()}
+    return pd.DataFrame(columns, index=lines.index)

@@ -5,6 +5,7 @@ once. Images are cropped to the published boxes and squashed to squares, the aut
 come in the order of torchvision's ``ImageFolder``: by class name, then by file name.
 """
 
+import errno
 import hashlib
 import http.client
 import os
@@ -28,36 +29,52 @@ from .datasets import ImageSet
 
 @dataclass(frozen=True)
 class Archive:
-    """A published tar file: its address, which ends in its name, and its sha256 (hexadecimal).
+    """A published tar file: its address, which ends in its name, its sha256, its size in bytes.
 
     Examples
     --------
-    >>> CUB.url.rsplit("/", 1)[-1], len(CUB.sha256)
-    ('CUB_200_2011.tgz', 64)
+    >>> CUB.name, len(CUB.sha256), f"{CUB.size / 1e9:.2f} GB"
+    ('CUB_200_2011.tgz', 64, '1.15 GB')
     """
 
     url: str
     sha256: str
+    size: int
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return self.url.rsplit("/", 1)[-1]
+
+    def extracted(self, root) -> Path:
+        """Return the folder under a root that holds its content, once that is complete."""
+        return Path(root).expanduser() / f"{self.name.split('.')[0]}-{self.sha256[:8]}"
 
 
-# The checksums that TensorFlow Datasets records (url_checksums/caltech_birds2011.txt,
+# The checksums and sizes that TensorFlow Datasets records (url_checksums/caltech_birds2011.txt,
 # stanford_dogs.txt and voc.txt). For CUB and VOC they name the same files as torchvision's md5
 # sums, 97eceeb196236b17998738112f37df78 and 6cd6e144f989b92b3379bac3b3de84fd.
 CUB = Archive(
     "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",
     "0c685df5597a8b24909f6a7c9db6d11e008733779a671760afef78feb49bf081",
+    1_150_585_339,
 )
 DOGS = tuple(
-    Archive(f"http://vision.stanford.edu/aditya86/ImageNetDogs/{name}.tar", sha256)
-    for name, sha256 in (
-        ("images", "a443fc2f9a851aa1a7b8e4fa4af94b8459fce2c9f5a2f4dd4669cf9673a4ec58"),
-        ("annotation", "662ed36f707be6b195c2fda392d8e153e83af28cedc8e2134a649f198def30fd"),
-        ("lists", "34b47cacd9a98b5d150e084f24d29391c084c55272295ec65c85651bc35f4d6c"),
+    Archive(f"http://vision.stanford.edu/aditya86/ImageNetDogs/{name}.tar", sha256, size)
+    for name, size, sha256 in (
+        ("images", 793_579_520, "a443fc2f9a851aa1a7b8e4fa4af94b8459fce2c9f5a2f4dd4669cf9673a4ec58"),
+        (
+            "annotation",
+            21_852_160,
+            "662ed36f707be6b195c2fda392d8e153e83af28cedc8e2134a649f198def30fd",
+        ),
+        ("lists", 481_280, "34b47cacd9a98b5d150e084f24d29391c084c55272295ec65c85651bc35f4d6c"),
     )
 )
 VOC = Archive(  # where host.robots.ox.ac.uk, the address of old, redirects to
     "https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
     "e14f763270cf193d0b5f74b169f44157a4b0c6efa708f4dd0ff78ee691763bcb",
+    1_999_639_040,
 )
 ANIMALS = ("bird", "cat", "cow", "dog", "horse", "sheep")
 
@@ -85,8 +102,8 @@ def cub200(root, split: str, size: int, download=False, *, archive=CUB, progress
     archive : Archive, optional
         The archive to read.
     progress : callable, optional
-        ``progress(done, total)`` is called in each long step: bytes downloaded (total 0 if the
-        server does not say it), bytes checked, bytes extracted, images cropped.
+        ``progress(done, total)`` is called in each long step: bytes downloaded, bytes checked,
+        bytes extracted, images cropped.
 
     Returns
     -------
@@ -201,14 +218,11 @@ def fetch(archive: Archive, root, download=False, progress=None) -> Path:
         ...
     kclib.errors.InputError: there is no no-such-folder/VOCtrainval_11-May-2012.tar; get it from ...
     """
-    path = Path(root).expanduser() / archive.url.rsplit("/", 1)[-1]
-    folder = path.with_name(f"{path.name.split('.')[0]}-{archive.sha256[:8]}")
+    path, folder = Path(root).expanduser() / archive.name, archive.extracted(root)
     if folder.is_dir():
         return folder
     if path.is_file():
-        with path.open("rb") as source:
-            for _ in _checked(source, path.stat().st_size, archive, path, progress):
-                pass
+        _check(path, archive, progress)
     elif download:
         _download(archive, path, progress)
     else:
@@ -218,35 +232,66 @@ def fetch(archive: Archive, root, download=False, progress=None) -> Path:
 
 
 def _download(archive, path, progress) -> None:
-    """Download into a partial file of this process, which gets its name once it is checked."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    request = urllib.request.Request(archive.url, headers={"User-Agent": "kclib"})
+    """Download into a partial file, which gets its name once it is checked.
+
+    What a broken connection, a full disk or a kill left of it is gone on from: at once as long as
+    each connection brings something, and in the next call.
+    """
+    part = path.with_name(f"{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(request, timeout=60) as source, part.open("wb") as target:
-            total = int(source.headers.get("Content-Length") or 0)
-            target.writelines(_checked(source, total, archive, "the download", progress))
-        os.replace(part, path)
+        with part.open("ab") as target:
+            while (had := target.tell()) < archive.size:
+                try:
+                    _go_on(archive, target, progress)
+                except (OSError, http.client.HTTPException) as error:
+                    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+                    if full or target.tell() <= had:
+                        raise
     except (OSError, http.client.HTTPException) as error:
+        if part.exists() and part.stat().st_size == 0:
+            part.unlink()
         raise InputError(
-            f"cannot download {archive.url} ({error}); try again, or put the file at {path}."
+            f"cannot download {archive.url} ({error}); try again, with space on the disk, which "
+            f"goes on from what is there, or put the file at {path}."
         ) from None
-    finally:
-        part.unlink(missing_ok=True)
+    try:
+        _check(part, archive, progress)
+    except InputError:
+        part.unlink()
+        raise
+    os.replace(part, path)
 
 
-def _checked(source, total, archive, what, progress):
-    """Yield ``source`` piece by piece; at its end, refuse it unless it has the right sha256."""
+def _go_on(archive, target, progress) -> None:
+    """Append to a file what it lacks of an archive, over one connection."""
+    start = target.tell()
+    headers = {"User-Agent": "kclib"} | ({"Range": f"bytes={start}-"} if start else {})
+    request = urllib.request.Request(archive.url, headers=headers)
+    with urllib.request.urlopen(request, timeout=60) as source:
+        if start and source.status != http.HTTPStatus.PARTIAL_CONTENT:
+            target.truncate(0)  # the server sends it from its start
+            target.seek(0)
+        while target.tell() < archive.size and (piece := source.read(1 << 20)):
+            target.write(piece)
+            if progress is not None:
+                progress(target.tell(), archive.size)
+    if target.tell() < archive.size:
+        raise OSError(f"the connection ended after {target.tell():,} of {archive.size:,} bytes")
+
+
+def _check(path, archive, progress) -> None:
+    """Refuse a file unless it has the right sha256."""
     digest, done = hashlib.sha256(), 0
-    while piece := source.read(1 << 20):
-        yield piece
-        digest.update(piece)
-        done += len(piece)
-        if progress is not None:
-            progress(done, total)
+    with path.open("rb") as source:
+        while piece := source.read(1 << 20):
+            digest.update(piece)
+            done += len(piece)
+            if progress is not None:
+                progress(done, path.stat().st_size)
     if digest.hexdigest() != archive.sha256:
         raise InputError(
-            f"{what} is incomplete, damaged or another file: {done:,} bytes, sha256 "
+            f"{path} is incomplete, damaged or another file: {done:,} bytes, sha256 "
             f"{digest.hexdigest()}, expected {archive.sha256}; get it again from {archive.url}."
         )
 
