@@ -27,6 +27,9 @@ from .seeds import of_epoch
 
 #: A fit ends when a pass lowers what is left of images held out by less than this share of it.
 TOLERANCE = 0.01
+#: The same for the highest of several orders fitted one after the other. A lower one must not go on
+#: as long: given time, one wide step imitates two.
+LAST_TOLERANCE = 0.003
 _MOMENTUM = 0.9  # a fit has a few hundred steps, too few for the usual memory
 _RATE_OF_OTHERS = 1e-2  # of NAdam, for what is no matrix: the p_k and constants
 _BETAS = (0.9, 0.95)
@@ -104,6 +107,7 @@ class Course:
     rate: float
     mixed: bool  # whether it computes in bfloat16 where the device gains from it
     progress: Callable[[int, int, str], None] | None
+    tolerance: float = TOLERANCE
     before: int = 0  # descents that have run
     descents: int = 1  # of this fit
 
@@ -137,6 +141,8 @@ def fit_lowest_first(
             for layer, found in zip(chain.linears[2:], g.chains[k - 1].linears[1:], strict=True):
                 layer.load_state_dict(found.state_dict())
         part = replace(course, before=stages * max(k - 1, 0), descents=stages * g.order)
+        if k == g.order:
+            part = replace(part, tolerance=LAST_TOLERANCE)
         orders.append(fit_network(chain, left, 0.0, part))
     return orders
 
@@ -158,7 +164,8 @@ def fit_network(
             _make_white(narrow, some)
             descents = [_descend(narrow, kept, held_out, penalty, course)]
             _widen(narrow, network)
-            course = replace(course, before=course.before + 1)
+            # A wide layer's step of the same rate changes what it puts out three times as much.
+            course = replace(course, before=course.before + 1, rate=course.rate / 3)
         _make_white(network, some, starts=narrow is None)
         descents.append(_descend(network, kept, held_out, penalty, course))
     _measure_scales(network, pairs.in_order)
@@ -215,7 +222,7 @@ def _descend(
             if left[-1] < min(left[:-1]):
                 best = average.weights()
         # Not a number is no gain either.
-        converged = least < most and not left[-2] - left[-1] >= TOLERANCE * left[-2]
+        converged = least < most and not left[-2] - left[-1] >= course.tolerance * left[-2]
         if converged and len(loss) >= least:
             break
     average.put(best)
