@@ -37,7 +37,7 @@ class Study:
         If a parameter is unknown or out of its range, before anything is computed.
     """
 
-    def __init__(self, artefact: str, *, profile: str | None = None, seed: int = 0, **given):
+    def __init__(self, artefact: str, profile: str | None = None, seed: int = 0, **given):
         self.parameters = parameters.checked({"profile": profile, "seed": seed, **given})
         self.artefact = artefact
         self.profile = profiles.load(self.parameters["profile"])
