@@ -25,7 +25,7 @@ RECORD     = $(if $(BUDGET),python notebooks/budget.py $(BUDGET)) $(SNAKEMAKE) \
 PYTEST     = $(WITH_VENV) pytest -n $(CORES) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help book data notebook record test bench lint clean clean-store
+.PHONY: help book data notebook record test test-oldest bench lint clean clean-store
 
 # Requests that cannot be met are refused before anything is installed or computed.
 ifneq ($(filter book data notebook record bench,$(MAKECMDGOALS)),)
@@ -98,6 +98,12 @@ test: lint ## check style, code, the book's build (profile smoke), its numbers a
 	KC_RESULTS="$(CURDIR)/book/_build/test/results" KC_PROGRESS=/dev/null $(PYTEST) --timeout=0 \
 	    --nbval --nbval-current-env --nbval-cell-timeout=600 notebooks/*.ipynb
 
+# The method needs no more than its own packages: tests that need the book's are left out.
+OF_THE_BOOK := kclib.book|made_up|notebooks|snakemake|bs4
+test-oldest: .venv-oldest/.installed ## check the method with the oldest versions that pyproject.toml allows
+	PATH="$(CURDIR)/.venv-oldest/bin:$$PATH" pytest --ignore kclib/book --doctest-modules kclib \
+	    $$(grep -LE "$(OF_THE_BOOK)" tests/test_*.py)
+
 # One process, so that what is compared runs under the same conditions.
 bench: .venv/.installed ## time the fast solver against the authors' recipe, into results/bench
 	$(WITH_VENV) KC_RESULTS="$(CURDIR)/results/bench" python bench/solver.py --profile $(PROFILE) \
@@ -117,6 +123,12 @@ clean: ## remove what was built (not .kc-store and .venv)
 
 clean-store: ## remove .kc-store: trained networks and features, which take the time
 	rm -rf .kc-store
+
+.venv-oldest/.installed: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv --clear .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --no-compile -c constraints-oldest.txt -e . \
+	    pytest pytest-timeout hypothesis packaging
+	@touch $@
 
 # Made anew whenever the dependencies change, so that it never holds what the two files do not say.
 # Python compiles what it imports; compiling everything here (no --no-compile) doubles the time.

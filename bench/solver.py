@@ -257,7 +257,7 @@ def record(
         networks=networks,
         fits={},
         device=workshop.device,
-        seconds=time.perf_counter() - began,
+        run_seconds=time.perf_counter() - began,
     )
     result = records.Result(
         artefact=name, profile=profile.name, provenance=provenance, rows=rows, claims=[]

@@ -157,13 +157,11 @@ def runtimes(results: dict[str, dict[str, Result]]) -> str:
     for profile, artefacts in results.items():
         for name, result in sorted(artefacts.items()):
             had = result.provenance
-            training = sum(network["seconds"] for network in had.networks.values())
+            training = sum(network["training_seconds"] for network in had.networks.values())
             machine = f"{had.hardware['processor']}, {had.hardware['threads']} thread"
-            lines.append(
-                f"| {profile} | {name} | {had.seconds:.0f} | {len(had.networks)} | {training:.0f} "
-                f"| {had.peak_memory:.1f} | {had.hardware['accelerator'] or machine} | {had.date} "
-                f"| `{had.code[:7]}` |"
-            )
+            cells = [profile, name, f"{had.run_seconds:.0f}", len(had.networks), f"{training:.0f}"]
+            cells += [f"{had.peak_memory:.1f}", had.hardware["accelerator"] or machine, had.date]
+            lines.append(f"| {' | '.join(map(str, cells))} | `{had.code[:7]}` |")
     return "\n".join([*lines, ""])
 
 

@@ -13,7 +13,7 @@ def main(words: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     network = commands.add_parser("network", help="train one network of a profile into the store")
     network.add_argument("--profile", help="default: the one that KC_PROFILE names, or quick")
-    network.add_argument("member", help="NAME_PART_SEED, e.g. vgg16_all_0")
+    network.add_argument("member", help="NAME_SUBSET_SEED, e.g. vgg16_all_0")
     data = commands.add_parser("data", help="fetch the published images that a profile needs")
     data.add_argument("--profile", help="default: the one that KC_PROFILE names, or quick")
     given = parser.parse_args(words)

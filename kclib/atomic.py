@@ -129,7 +129,6 @@ def readable_failure(place: Path):
         else:
             raise
         raise StoreError(
-            f"cannot write under {place}: {reason}, or choose another folder (the environment "
-            "variables KC_STORE and KC_RESULTS name those of stored and of final results). What "
-            "was finished before is kept."
+            f"cannot write under {place}: {reason}, or choose another folder. What was finished "
+            "before is kept."
         ) from None

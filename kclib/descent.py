@@ -7,6 +7,7 @@ averaged; at the end the output layer is solved for.
 """
 
 import math
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,15 +33,13 @@ _BETAS = (0.9, 0.95)
 _AVERAGING = 8  # the mean of the weights is over about the last ninth of the steps
 _ROWS_A_WEIGHT = 16  # positions a weight from which the coordinates are made white
 CHUNK = 256  # images at a time in passes that only sum
+_IN_MEMORY = 4 * 2**30  # bytes of what lower orders leave; more goes to a temporary file
 _HELD_OUT = 8  # one image in so many says when to stop, and how much ridge is needed
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pairs of features, read batch by batch, x* less ``mean`` (C*,) and divided by ``unit``.
-
-    With ``lower``, what that function of x leaves of it.
-    """
+    """Pairs of features, read batch by batch, x* less ``mean`` (C*,) and divided by ``unit``."""
 
     x: torch.Tensor
     target: torch.Tensor
@@ -49,7 +48,6 @@ class Pairs:
     device: torch.device | str
     precision: torch.dtype
     chosen: torch.Tensor  # (n,), which images
-    lower: Callable[[torch.Tensor], torch.Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -58,11 +56,16 @@ class Pairs:
         """Return the features of some images, on the device, in units of the fit."""
         b = self.target[chosen].to(self.device, self.precision)
         b = (b - self.mean[:, None, None].to(b)) / self.unit
-        a = resample(self.x[chosen].to(self.device, self.precision), b.shape[2:])
-        if self.lower is None:
-            return a, b
-        with torch.no_grad():
-            return a, b - self.lower(a)
+        return resample(self.x[chosen].to(self.device, self.precision), b.shape[2:]), b
+
+    @torch.no_grad()
+    def less(self, chain: Chain) -> "Pairs":
+        """Return the pairs of x and of what a chain leaves of x*."""
+        left = _room(self.target, self.precision)
+        for chosen in self.chosen.split(CHUNK):
+            x, target = self.take(chosen)
+            left[chosen] = (target - chain(x)).to(left.device)
+        return replace(self, target=left, mean=torch.zeros_like(self.mean), unit=1.0)
 
     def in_order(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield all of them, a chunk at a time."""
@@ -79,6 +82,16 @@ class Pairs:
         """Return the images to descend on, and those held out."""
         held = self.chosen % _HELD_OUT == 0
         return replace(self, chosen=self.chosen[~held]), replace(self, chosen=self.chosen[held])
+
+
+def _room(like: torch.Tensor, precision: torch.dtype) -> torch.Tensor:
+    """Return room for features like others: where those are, or in a nameless file if large."""
+    size = like.numel()
+    if like.device.type != "cpu" or size * precision.itemsize <= _IN_MEMORY:
+        return torch.empty(like.shape, dtype=precision, device=like.device)
+    with tempfile.NamedTemporaryFile(prefix="kclib-") as file:
+        room = torch.from_file(file.name, shared=True, size=size, dtype=precision)
+    return room.view(like.shape)
 
 
 @dataclass(frozen=True)
@@ -115,22 +128,17 @@ def fit_lowest_first(
     g: StagewiseDisentangler, pairs: Pairs, course: Course
 ) -> list[list[_Descent]]:
     """Fit one order after the other, each to what the lower ones leave."""
-    orders = []
+    orders, left = [], pairs
     stages = 2 if g.chains[0].linears[0].kernel_size[0] > 1 else 1
     for k, chain in enumerate(g.chains):
-        left = pairs
         if k:
-            left = replace(pairs, lower=_sum_of(g.chains[:k]))
+            left = left.less(g.chains[k - 1])
             # Deeper steps start from those that the order below found.
             for layer, found in zip(chain.linears[2:], g.chains[k - 1].linears[1:], strict=True):
                 layer.load_state_dict(found.state_dict())
         part = replace(course, before=stages * max(k - 1, 0), descents=stages * g.order)
         orders.append(fit_network(chain, left, 0.0, part))
     return orders
-
-
-def _sum_of(chains) -> Callable[[torch.Tensor], torch.Tensor]:
-    return lambda x: sum(chain(x) for chain in chains)
 
 
 def fit_network(
@@ -196,14 +204,14 @@ def _descend(
         torch.optim.NAdam(others, lr=_RATE_OF_OTHERS, betas=_BETAS),
     ]
     average = _Average(network)
-    loss, left = [], [_left(network, held_out)]
+    loss, left = [], [_left(network, held_out, course.mixed)]
     best = average.weights()
     least, most = course.passes
     converged = False
     for error in passes_over(network, kept, penalty, course, optimizers, after_step=average.update):
         loss.append(error)
         with average.applied():
-            left.append(_left(network, held_out))
+            left.append(_left(network, held_out, course.mixed))
             if left[-1] < min(left[:-1]):
                 best = average.weights()
         # Not a number is no gain either.
@@ -256,13 +264,15 @@ class _Average:
 
 
 @torch.no_grad()
-def _left(network: Disentangler | Chain, pairs: Pairs) -> float:
+def _left(network: Disentangler | Chain, pairs: Pairs, mixed: bool) -> float:
     """Return the mean square that a network leaves of the target."""
     network.eval()
     _measure_scales(network, pairs.in_order)
     total, count = 0.0, 0
     for x, target in pairs.in_order():
-        total += float((target - network(x)).double().square().sum())
+        with autocast(pairs.device, enabled=mixed):
+            output = network(x)
+        total += float((target - output).double().square().sum())
         count += target.numel()
     return total / count
 

@@ -48,11 +48,14 @@ class NormalEquations:
         self._spectrum = self._cross = nothing  # of x with itself and with the target
         self._borders: dict = {}  # products that the border cuts off
         self._sum = self._target_sum = self._target_square = nothing
+        self._matrix: torch.Tensor | None = None  # of what is summed so far, once asked for
+        self._right: torch.Tensor | None = None
 
     def add(self, x: torch.Tensor, target: torch.Tensor | None = None) -> None:
         """Add images: inputs (N, C, H, W) and, to solve for, wanted outputs (N, C*, H, W)."""
         if len(x) == 0:  # transforms of nothing are refused
             return
+        self._matrix = self._right = None
         self.rows += x.shape[0] * x.shape[2] * x.shape[3]
         self._sum = self._sum + x.sum(0, dtype=torch.float64)  # (C, H, W)
         if self.kernel_size == 1:
@@ -76,8 +79,11 @@ class NormalEquations:
 
     def matrix(self) -> torch.Tensor:
         """Return the sum of products of all pairs of weights' inputs, float64 (C k k, C k k)."""
-        if self.kernel_size == 1:
-            return self._spectrum
+        if self._matrix is None:
+            self._matrix = self._spectrum if self.kernel_size == 1 else self._assembled()
+        return self._matrix
+
+    def _assembled(self) -> torch.Tensor:
         products = self._correlations(self._spectrum)
         channels = products.shape[-1]
         matrix = products.new_empty(channels, 9, channels, 9)
@@ -95,10 +101,12 @@ class NormalEquations:
 
     def right(self) -> torch.Tensor:
         """Return the sum of products of weights' inputs and targets, float64 (C k k, C*)."""
-        if self.kernel_size == 1:
-            return self._cross
-        products = self._correlations(self._cross)
-        return torch.stack([products[-a, -b] for a, b in _OFFSETS], 1).flatten(0, 1)
+        if self._right is None:
+            if self.kernel_size == 1:
+                return self._cross
+            products = self._correlations(self._cross)
+            self._right = torch.stack([products[-a, -b] for a, b in _OFFSETS], 1).flatten(0, 1)
+        return self._right
 
     def merge(self, other: "NormalEquations") -> "NormalEquations":
         """Return the sums over the images of both."""

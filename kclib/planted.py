@@ -7,8 +7,6 @@ import torch
 from .errors import InputError
 from .measures import variance
 
-#: Fewest directions of a second order; of fewer, one wide non-linear step imitates some of it.
-FEWEST_DIRECTIONS = 12
 _SECOND_ORDER = 2  # units t
 
 
@@ -73,8 +71,9 @@ def planted(
     images, channels, side : int
         N, C and H = W: from 2, 1 and 1.
     rank : int
-        Directions c_i, 1 to ``channels``. With a second order a multiple of 4, from
-        `FEWEST_DIRECTIONS` to half of ``channels``: each |c_i x| takes two units of a layer.
+        Directions c_i, 1 to ``channels``. With a second order a multiple of 4, up to half of
+        ``channels``: each |c_i x| takes two units of a layer. Of 4 or 8 directions, one wide
+        non-linear step can imitate much of a second order.
     shares : tuple of float
         Of orders 0, 1 and 2, none negative, with a sum of at most 1; missing ones are 0. What they
         leave is noise.
@@ -148,10 +147,9 @@ def _checked(
     if not 1 <= rank <= channels:
         raise InputError(f"rank is {rank}; allowed: 1 to the number of channels, {channels}.")
     zeroth, first, second = (*shares, *[0.0] * (3 - len(shares)))
-    if second and (rank % 4 or not FEWEST_DIRECTIONS <= rank <= channels // 2):
+    if second and (rank % 4 or rank > channels // 2):
         raise InputError(
-            f"rank is {rank} with {channels} channels; a second order takes a multiple of 4 from "
-            f"{FEWEST_DIRECTIONS} to half of the channels. Change one of them, or let the share "
-            "of order 2 be 0."
+            f"rank is {rank} with {channels} channels; a second order takes a multiple of 4, up to "
+            "half of the channels. Change one of them, or let the share of order 2 be 0."
         )
     return zeroth, first, second, max(0.0, noise)

@@ -36,7 +36,7 @@ def a_result(profile: str = "smoke", **changes) -> records.Result:
         "data": [{"name": "creatures"}],
         "networks": {
             "net_all_0": {
-                "seconds": 1.5,
+                "training_seconds": 1.5,
                 "epochs": 2,
                 "train_accuracy": 0.75,
                 "test_accuracy": 0.5,
@@ -45,7 +45,7 @@ def a_result(profile: str = "smoke", **changes) -> records.Result:
         "versions": records.versions(),
         "hardware": records.hardware("cpu"),
         "code": "0123",
-        "seconds": 2.0,
+        "run_seconds": 2.0,
         "peak_memory": 0.5,
         "date": "2026-01-01",
     }

@@ -4,28 +4,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kclib.book.members import PARTS, Member, pair
+from kclib.book.members import SUBSETS, Member, pair
 from kclib.errors import InputError
 
 names = st.from_regex(r"[a-z][a-z0-9_]{0,20}", fullmatch=True)
 
 
-@given(names, st.sampled_from(PARTS), st.integers(0, 10**6))
-def test_a_member_is_read_from_its_text(name, part, seed):
-    member = Member(name, seed, part)
+@given(names, st.sampled_from(SUBSETS), st.integers(0, 10**6))
+def test_a_member_is_read_from_its_text(name, subset, seed):
+    member = Member(name, seed, subset)
     assert Member.parse(str(member)) == member
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("vgg16", "'vgg16' names no network; write NAME_PART_SEED, e.g. vgg16_all_0"),
+        ("vgg16", "'vgg16' names no network; write NAME_SUBSET_SEED, e.g. vgg16_all_0"),
         ("", "names no network"),
         ("vgg16_all", "names no network"),
         ("vgg16_all_x", "names no network"),
         ("vgg16_all_-1", "names no network"),
         ("vgg16_all_1.5", "names no network"),
-        ("vgg16_al_0", "no part of the training set 'al'. Did you mean 'all'"),
+        ("vgg16_al_0", "no subset of the training images 'al'. Did you mean 'all'"),
         ("vgg16_firsthalf_0", "Did you mean 'first-half'"),
     ],
 )

@@ -132,3 +132,13 @@ def test_images_without_parts_are_refused():
     images = replace(with_points([[[0.5, 0.5, 1.0]]]), part_points=None)
     with pytest.raises(InputError, match="no annotated parts"):
         parts.on_map(images, (4, 4))
+
+
+def test_regions_cover_each_map_once():
+    images = creatures.render(6, size=32)
+    found = parts.regions(images, (8, 8))
+    assert list(found)[: len(images.part_names)] == list(images.part_names)
+    head = torch.stack([found[name] for name in ("head", "snout", "ears")]).any(0)
+    assert found["head, all of it"].equal(head) and found["torso, all of it"].equal(found["torso"])
+    thrice = [found[name].int() for name in ("torso, all of it", "other parts", "background")]
+    assert sum(thrice).equal(torch.ones(6, 8, 8, dtype=torch.int32))

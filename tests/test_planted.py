@@ -65,8 +65,8 @@ BAD = {
     "too many": ({"shares": (0.1, 0.1, 0.1, 0.1)}, "up to three"),
     "rank 0": ({"rank": 0}, "rank is 0; allowed: 1 to the number of channels, 24"),
     "above channels": ({"rank": 25, "shares": (0.1,)}, "rank is 25"),
-    "not four": ({"rank": 14, "channels": 40}, "multiple of 4 from 12 to half"),
-    "few directions": ({"rank": 8}, "rank is 8 with 24 channels"),
+    "not four": ({"rank": 14, "channels": 40}, "multiple of 4, up to half"),
+    "few directions": ({"rank": 2}, "rank is 2 with 24 channels"),
     "few channels": ({"rank": 16}, "rank is 16 with 24 channels"),
 }
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from kclib.book import environment, paper, profiles, records
 from kclib.book.members import Member
-from kclib.errors import InputError
+from kclib.errors import InputError, StoreError
 
 cells = st.one_of(
     st.none(),
@@ -117,7 +117,10 @@ def changed(content: dict) -> dict[str, tuple[str, str]]:
             "of profile 'smoke' but its provenance of 'quick'",
         ),
         "no profile": (text(provenance=provenance | {"parameters": {}}), "provenance of None"),
-        "negative time": (text(provenance=provenance | {"seconds": -1}), "provenance.seconds"),
+        "negative time": (
+            text(provenance=provenance | {"run_seconds": -1}),
+            "provenance.run_seconds",
+        ),
         "cut short": (text()[:100], "Invalid JSON"),
         "empty": ("", "Invalid JSON"),
         "no mapping": ("[]", "file:"),
@@ -171,7 +174,7 @@ def test_every_recorded_result_is_valid():
     for path in found:
         result = records.read(path)
         for network in result.provenance.networks.values():  # untrained ones took no time
-            assert (network["seconds"] > 0) == (network["epochs"] > 0)
+            assert (network["training_seconds"] > 0) == (network["epochs"] > 0)
         with open(path.with_suffix(".csv"), newline="") as file:
             assert len(list(csv.DictReader(file))) == len(result.rows)
 
@@ -202,6 +205,14 @@ def test_what_a_machine_says_of_itself():
     assert 0.05 < records.peak_memory() < 100  # GB
 
 
+def test_where_nothing_can_be_written_the_variable_is_named(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(
+        StoreError, match="writing is not allowed there.* KC_RESULTS names the folder"
+    ):
+        records.write(a_result(), tmp_path / "file")
+
+
 PLAIN = sorted((environment.RECORDED / "plain64").glob("*.json"))
 
 
@@ -210,6 +221,6 @@ def test_networks_of_the_papers_regime_know_their_training_images(path):
     described = profiles.load("plain64").networks
     for name, had in records.read(path).provenance.networks.items():
         member = Member.parse(name)
-        as_trained = member.part != "none" and not member.pruned
+        as_trained = member.subset != "none" and not member.pruned
         if as_trained and not described[member.name].unfitted:
             assert had["train_accuracy"] >= profiles.FITTED, name

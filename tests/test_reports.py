@@ -992,6 +992,13 @@ def test_wrappers_do_not_change_names_or_meanings():
         extract(wrapped, photos(), "layer2")
 
 
+#: Before, torch could not be told to leave compiled code, or a layer's fast path, for once.
+since_2_6 = pytest.mark.skipif(
+    not hasattr(torch.compiler, "set_stance"), reason="torch can do so from 2.6 on"
+)
+
+
+@since_2_6
 def test_compiled_networks_are_read():
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU())
     expected = extract(network, photos(), ["0", "2"])
@@ -1255,6 +1262,7 @@ def test_modules_that_are_not_called_are_named_with_the_reason():
     assert close(found["inception3a"], hooked(net, net.inception3a))
 
 
+@since_2_6
 def test_the_fast_path_of_a_transformer_does_not_hide_its_modules():
     layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
     network, x = nn.TransformerEncoder(layer, 2), torch.randn(5, 7, 8)

@@ -96,7 +96,9 @@ def test_without_a_pack_the_archive_is_read_and_its_checksum_is_in_the_key(packs
 def test_images_larger_than_a_pack_s_come_from_the_archive():
     assert sources.key(CUB, "train", 112)["cub200"] == datasets.PACKS["cub200_train_112.npz"]
     assert sources.key(CUB, "train", 113)["cub200"] == archives.CUB.sha256
-    with pytest.raises(InputError, match="there is no .*CUB_200_2011.tgz"):
+    with pytest.raises(
+        InputError, match="there is no .*CUB_200_2011.tgz.* KC_DATA names the folder"
+    ):
         sources.images(CUB, "train", 113)
 
 

@@ -12,7 +12,7 @@ from made_up import a_result
 from kclib import __main__ as command_line
 from kclib import networks, solver
 from kclib.book import code, environment, making, pictures, plans, profiles, records
-from kclib.book.members import PARTS, Member
+from kclib.book.members import SUBSETS, Member
 from kclib.book.study import Study
 from kclib.errors import InputError
 from kclib.measures import variance
@@ -133,7 +133,7 @@ def test_members_of_a_pair_are_different_networks(first):
 
 def test_halves_are_disjoint_and_make_the_whole():
     made = begin()
-    halves = [made.training_images(Member("vgg16", 0, part)) for part in PARTS[1:3]]
+    halves = [made.training_images(Member("vgg16", 0, subset)) for subset in SUBSETS[1:3]]
     whole = made.training_images(Member("vgg16", 0))
     assert sum(map(len, halves)) == len(whole) == 160
     rows = [{image.numpy().tobytes() for image in half.images} for half in halves]
@@ -261,11 +261,11 @@ def test_a_record_has_its_whole_provenance(first, folders):
         assert (folders / "KC_STORE" / "networks" / noted["key"]).is_dir()
         assert noted["test_accuracy"] == record["test_accuracy"]
         assert noted["train_accuracy"] == record["train_accuracy"]
-        assert noted["epochs"] == 2 and noted["seconds"] > 0 and noted["parameters"] > 0
+        assert noted["epochs"] == 2 and noted["training_seconds"] > 0 and noted["parameters"] > 0
     assert had.versions == records.versions()
     assert had.hardware == records.hardware("cpu")
     assert had.code == plans.code_of_makers()
-    assert had.seconds > 0 and had.peak_memory > 0
+    assert had.run_seconds > 0 and had.peak_memory > 0
     date.fromisoformat(had.date)
 
 
@@ -346,7 +346,7 @@ def test_the_command_finds_what_a_study_made(first, nothing_is_made, monkeypatch
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["vgg16"], "NAME_PART_SEED"),
+        (["vgg16"], "NAME_SUBSET_SEED"),
         (["vgg16_al_0"], "Did you mean 'all'"),
         (["vgg61_all_0"], "Did you mean 'vgg16'"),
         (["vgg16_all_0", "--profile", "smoek"], "Did you mean 'smoke'"),
@@ -552,7 +552,7 @@ def test_a_fit_that_was_in_the_store_counts_with_the_time_that_it_took(refining)
     for _ in range(2):  # a fit counts once
         later.compare(a, b, "conv4_3", **OPTIONS)
     later._began = time.perf_counter()  # so that little else counts
-    seconds = records.read(recorded(later)).provenance.seconds
+    seconds = records.read(recorded(later)).provenance.run_seconds
     assert took <= seconds < took + 1
     assert took > 0
 

@@ -34,7 +34,7 @@ def test_a_share_stands_beside_the_recorded_and_the_printed_one():
 
 def test_gains_are_blank_where_there_are_none():
     lines = pd.DataFrame({"gain": [-0.01, None], "low": [-0.02, None], "high": [0.0, None]})
-    assert tables.gains(lines, "gain", "low", "high").tolist() == ["-1.0 (-2.0 to +0.0)", ""]
+    assert tables.gains(lines, "gain").tolist() == ["-1.0 (-2.0 to +0.0)", ""]
 
 
 def test_shares_are_means_over_networks_on_test_and_on_training_images():

@@ -14,18 +14,51 @@ variable        names                                                by default
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from platformdirs import user_cache_path
 
 from ..atomic import writable
-from ..errors import InputError
+from ..errors import InputError, StoreError
 
 _CLONE = Path(__file__).parents[2]
 _IN_CLONE = (_CLONE / "results" / "paper.json").exists()
 #: Recorded results, which are committed; they are there in a clone of the repository only.
 RECORDED = _CLONE / "results"
+
+#: Folders that variables name, and the errors that are about them.
+_FOLDERS = {
+    "KC_STORE": ("of the store", StoreError),
+    "KC_RESULTS": ("of results", StoreError),
+    "KC_DATA": ("of packs and archives", InputError),
+}
+
+
+@contextmanager
+def hint(variable: str) -> Iterator[None]:
+    """Add to an error about a folder which environment variable names it; also as a decorator.
+
+    Parameters
+    ----------
+    variable : {"KC_STORE", "KC_RESULTS", "KC_DATA"}
+
+    Examples
+    --------
+    >>> with hint("KC_STORE"):
+    ...     raise StoreError("the disk is full.")
+    Traceback (most recent call last):
+        ...
+    kclib.errors.StoreError: the disk is full. KC_STORE names the folder of the store.
+    """
+    of_what, kind = _FOLDERS[variable]
+    try:
+        yield
+    except kind as error:
+        said = f"{error} {variable} names the folder {of_what}."
+        raise error if variable in str(error) else type(error)(said) from None
 
 
 def _named(variable: str, default: Path) -> Path:

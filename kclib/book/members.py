@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from ..errors import InputError, choose
 from . import profiles
 
-#: Parts of the training set that a network may be trained on; of "none", it is as initialised.
-PARTS = ("all", "first-half", "second-half", "none")
+#: Subsets of the training images that a network may learn from; of "none", it is as initialised.
+SUBSETS = ("all", "first-half", "second-half", "none")
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Member:
         The network's name in the profile.
     seed : int
         Of initialisation and training.
-    part : str
-        Which images it was trained on, one of `PARTS`.
+    subset : str
+        Of the training images, those that it learned from: one of `SUBSETS`.
     pruned : float
         Share of each layer's weights (0 to below 1) that was then pruned away.
     born : int
@@ -31,7 +31,7 @@ class Member:
 
     name: str
     seed: int
-    part: str = "all"
+    subset: str = "all"
     pruned: float = 0.0
     born: int = 0
 
@@ -44,7 +44,7 @@ class Member:
     def __str__(self) -> str:
         pruned = f"_pruned{self.pruned:g}" if self.pruned else ""
         born = f"_born{self.born}" if self.born else ""
-        return f"{self.name}_{self.part}_{self.seed}{pruned}{born}"
+        return f"{self.name}_{self.subset}_{self.seed}{pruned}{born}"
 
     @property
     def origin(self) -> "Member | None":
@@ -70,21 +70,21 @@ class Member:
         Raises
         ------
         InputError
-            If the text has another form, or names a part that does not exist.
+            If the text has another form, or names a subset that does not exist.
         """
         found = re.fullmatch(
-            r"(?P<name>.+)_(?P<part>[^_]+)_(?P<seed>\d+)"
+            r"(?P<name>.+)_(?P<subset>[^_]+)_(?P<seed>\d+)"
             r"(_pruned(?P<pruned>0\.\d+))?(_born(?P<born>\d+))?",
             text,
         )
         if found is None:
             raise InputError(
-                f"{text!r} names no network; write NAME_PART_SEED, e.g. vgg16_all_0, with one of "
-                f"the parts {', '.join(PARTS)}, and perhaps _pruned0.9 or _born2 after it."
+                f"{text!r} names no network; write NAME_SUBSET_SEED, e.g. vgg16_all_0, with one of "
+                f"the subsets {', '.join(SUBSETS)}, and perhaps _pruned0.9 or _born2 after it."
             )
-        part = choose("part of the training set", found["part"], PARTS)
+        subset = choose("subset of the training images", found["subset"], SUBSETS)
         pruned, born = float(found["pruned"] or 0), int(found["born"] or 0)
-        return cls(found["name"], int(found["seed"]), part, pruned, born)
+        return cls(found["name"], int(found["seed"]), subset, pruned, born)
 
 
 def pair(name: str, condition: str, seed: int) -> tuple[Member, Member]:

@@ -97,7 +97,7 @@ def network(profile: Profile, member: Member) -> Plan:
             for name in ("architecture", "width", "size", "stem_stride", "dropout")
         },
         "labels": described.labels,
-        "part": member.part,
+        "part": member.subset,
         "seed": member.drawn,
     }
     if member.origin is not None:

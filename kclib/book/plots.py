@@ -1,6 +1,6 @@
 """How the book draws: one style, maps of features, and shares with intervals."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -272,6 +272,53 @@ def curves(
         if set(along) <= set(table):
             axes.vlines(table[x], *(table[end] for end in along), color=colour)
     axes.grid(alpha=0.3)
+
+
+def panels(
+    titles: Sequence[str], *, columns: int = 3, size: tuple[float, float] = (2.8, 2.6)
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure of small panels, row by row, with room for a legend beside them.
+
+    Parameters
+    ----------
+    titles : sequence of str
+        One a panel.
+    columns : int
+        Panels side by side at most.
+    size : (float, float)
+        Width and height of a panel in inches.
+
+    Examples
+    --------
+    >>> figure, axes = panels(["vgg16", "resnet18", "resnet34", "resnet50"])
+    >>> len(axes), axes[-1].get_title()
+    (4, 'resnet50')
+    >>> plt.close(figure)
+    """
+    wide = min(columns, len(titles))
+    deep = -(-len(titles) // wide)
+    figure = plt.figure(figsize=(size[0] * wide + 1.4, size[1] * deep), layout="constrained")
+    found = [figure.add_subplot(deep, wide, place) for place in range(1, len(titles) + 1)]
+    for axes, title in zip(found, titles, strict=True):
+        axes.set_title(title, fontsize=10)
+        axes.grid(alpha=0.3)
+    return figure, found
+
+
+def legend_beside(figure: Figure) -> None:
+    """Explain the marks of a figure's first panel to the right of all panels.
+
+    Examples
+    --------
+    >>> figure, (axes,) = panels(["vgg16"])
+    >>> line = axes.plot([0, 1], label="control")
+    >>> legend_beside(figure)
+    >>> [text.get_text() for text in figure.legends[0].get_texts()]
+    ['control']
+    >>> plt.close(figure)
+    """
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper")
 
 
 def marked(tables: Mapping[str, pd.DataFrame]) -> dict[str, tuple[pd.DataFrame, str, str]]:

@@ -18,7 +18,7 @@ from ..atomic import replace_file
 from ..errors import InputError
 from . import sources
 from .claims import Outcome
-from .environment import RECORDED
+from .environment import RECORDED, hint
 from .plans import Plan, code_of_makers
 
 Cell = str | int | float | bool | None
@@ -36,9 +36,10 @@ class _Strict(BaseModel):
 class Provenance(_Strict):
     """How a result came about.
 
-    ``seconds`` are those of the run, and of the fits that it found in the store, when they were
-    made; networks count by themselves. ``joint_fits`` counts the fits by ``solver="joint"`` that
-    the run made itself, and ``joint_fit_seconds`` is what they took.
+    ``run_seconds`` are those of the run, and of the fits that it found in the store, when they were
+    made; networks count by themselves, as ``training_seconds`` of each. ``joint_fits`` counts the
+    fits by ``solver="joint"`` that the run made itself, and ``joint_fit_seconds`` is what they
+    took.
     """
 
     parameters: dict[str, Cell]
@@ -48,7 +49,7 @@ class Provenance(_Strict):
     versions: dict[str, str]
     hardware: dict[str, Cell]
     code: str
-    seconds: float = Field(ge=0)
+    run_seconds: float = Field(ge=0)
     joint_fits: int = Field(default=0, ge=0)
     joint_fit_seconds: float = Field(default=0, ge=0)
     peak_memory: float = Field(ge=0, description="GB, of this process")
@@ -87,6 +88,7 @@ class Result(_Strict):
         return "; ".join(said)
 
 
+@hint("KC_RESULTS")
 def write(result: Result, folder: Path, arrays: dict | None = None) -> Path:
     """Write ``<folder>/<profile>/<artefact>.json``, ``.csv`` and, for arrays, ``.npz``.
 
@@ -148,7 +150,7 @@ def provenance(
     networks: dict[str, tuple[Plan, dict]],
     fits: dict[str, tuple[dict, bool]],
     device: str,
-    seconds: float,
+    run_seconds: float,
 ) -> Provenance:
     """Return how a result came about.
 
@@ -163,7 +165,7 @@ def provenance(
         `kclib.book.making.Workshop.fits`.
     device : str
         What computed.
-    seconds : float
+    run_seconds : float
         That the run took.
     """
     data, used = [], {}
@@ -177,7 +179,7 @@ def provenance(
             "train_accuracy": record["train_accuracy"],
             "parameters": record["parameters"],
             "epochs": len(record["history"]),
-            "seconds": round(sum(epoch["seconds"] for epoch in record["history"]), 1),
+            "training_seconds": round(sum(epoch["seconds"] for epoch in record["history"]), 1),
         }
     joint = [record for record, found in fits.values() if record.get("joint") and not found]
     return Provenance(
@@ -191,7 +193,9 @@ def provenance(
         versions=versions(),
         hardware=hardware(device),
         code=code_of_makers(),
-        seconds=round(seconds + sum(had["seconds"] for had, found in fits.values() if found), 1),
+        run_seconds=round(
+            run_seconds + sum(had["seconds"] for had, found in fits.values() if found), 1
+        ),
         joint_fits=len(joint),
         joint_fit_seconds=round(sum(record["fit_seconds"] for record in joint), 1),
         peak_memory=round(peak_memory(), 2),

@@ -93,6 +93,7 @@ def _assembled(sets: dict[str, ImageSet], count: int) -> ImageSet:
     return found.subset(range(min(count, len(found)))) if count else found
 
 
+@environment.hint("KC_DATA")
 def _published(name: str, split: str, size: int, progress) -> ImageSet:
     folder = environment.data_folder()
     if _has_pack(name, split, size):

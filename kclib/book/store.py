@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 
 from ..atomic import readable_failure, write_synced
 from ..errors import StoreError
+from .environment import hint
 
 
 def content_key(content: dict) -> str:
@@ -98,14 +99,18 @@ class Store:
         StoreError
             On a full disk, missing permission or a damaged entry. Nothing half-made remains.
         """
-        if (path / "entry.json").exists():
-            return self.load(path)
+        if not (path / "entry.json").exists():
+            self._make(path, build)
+        return self.load(path)
+
+    @hint("KC_STORE")
+    def _make(self, path: Path, build) -> None:
         unfinished = self.root / "unfinished" / f"{path.parent.name}-{path.name}"
         with readable_failure(self.root):
             unfinished.parent.mkdir(parents=True, exist_ok=True)
             path.parent.mkdir(parents=True, exist_ok=True)
             lock = FileLock(f"{unfinished}.lock").acquire()
-        with lock:
+        with lock:  # another process may have made it meanwhile
             if not (path / "entry.json").exists():
                 with readable_failure(self.root):
                     unfinished.mkdir(exist_ok=True)
@@ -113,7 +118,6 @@ class Store:
                 with readable_failure(self.root):
                     _write(path, unfinished / "writing", tensors, record)
                     shutil.rmtree(unfinished)
-        return self.load(path)
 
 
 def _write(path: Path, fresh: Path, tensors: dict[str, torch.Tensor], record: dict) -> None:

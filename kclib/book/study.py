@@ -108,7 +108,7 @@ class Study:
             _, record = self.network(member)
             row = {
                 "network": member.name,
-                "trained on": member.part,
+                "trained on": member.subset,
                 "seed": member.seed,
                 "accuracy, training images": record["train_accuracy"],
                 "accuracy, test images": record["test_accuracy"],
@@ -307,13 +307,13 @@ class Study:
         if result is None:
             return text + "No run of it is recorded, so there is no expected time."
         had = result.provenance
-        training_time = sum(network["seconds"] for network in had.networks.values())
+        training_time = sum(network["training_seconds"] for network in had.networks.values())
         trained = (
             f"; {training_time:.0f} s more to train its {len(had.networks)} networks if the store "
             "has none of them"
         )
         return text + (
-            f"Expected time: {had.seconds:.0f} s, as recorded on {had.date} with "
+            f"Expected time: {had.run_seconds:.0f} s, as recorded on {had.date} with "
             f"{had.hardware['threads']} thread of {had.hardware['processor']}"
             f"{trained if had.networks else ''}. Peak memory: {had.peak_memory:.1f} GB."
         )
@@ -388,7 +388,7 @@ class Study:
             networks=used,
             fits=self._workshop.fits,
             device=self.device,
-            seconds=time.perf_counter() - self._began,
+            run_seconds=time.perf_counter() - self._began,
         )
         result = records.Result(
             artefact=self.artefact,

@@ -9,6 +9,7 @@ from pandas.io.formats.style import Styler
 
 from .. import measures
 from .claims import Outcome, of
+from .verdicts import seen
 
 
 def interval(low: float, high: float, digits: int = 3) -> str:
@@ -183,16 +184,22 @@ def compared(
     return pd.DataFrame({"paper": numbers} | percent)
 
 
-def gains(lines: pd.DataFrame, value: str, low: str, high: str) -> pd.Series:
+def gains(lines: pd.DataFrame, name: str, prefix: str = "") -> pd.Series:
     """Write a difference of shares with its interval, line by line; see `points`.
+
+    Parameters
+    ----------
+    lines : DataFrame
+    name, prefix : str
+        As `mean_over_pairs` took them.
 
     Examples
     --------
     >>> lines = pd.DataFrame({"gain": [0.013], "low": [0.002], "high": [0.023]}, index=["vgg16"])
-    >>> gains(lines, "gain", "low", "high").to_dict()
+    >>> gains(lines, "gain").to_dict()
     {'vgg16': '+1.3 (+0.2 to +2.3)'}
     """
-    columns = zip(lines[value], lines[low], lines[high], strict=True)
+    columns = zip(lines[name], lines[f"{prefix}low"], lines[f"{prefix}high"], strict=True)
     return pd.Series([points(*line) for line in columns], lines.index, dtype=object)
 
 
@@ -292,6 +299,136 @@ def over_pairs(draws: Sequence[torch.Tensor], seed: int) -> dict[str, float | No
     share = measures.share_of_networks(every, seed) if len(every) > 1 else None
     both = measures.over_networks(every, seed)
     return {"pairs": len(every), **ends(both), "of_networks": share}
+
+
+def mean_over_pairs(
+    values: torch.Tensor, name: str, prefix: str = "", *, resamples: int, seed: int
+) -> dict[str, float | None]:
+    """Return a mean over pairs of networks and images as the fields of a recorded row.
+
+    Parameters
+    ----------
+    values : torch.Tensor
+        Shape (P, N): of P pairs on the same N images.
+    name, prefix : str
+        The mean's field, and what stands before the other ones: ``low``, ``high`` (the 95 %
+        interval, see `kclib.measures.mean_over_pairs`) and ``of_networks``.
+    resamples, seed : int
+
+    Examples
+    --------
+    >>> mean_over_pairs(torch.zeros(2, 50), "beyond", "beyond_", resamples=20, seed=0)
+    {'beyond': 0.0, 'beyond_low': 0.0, 'beyond_high': 0.0, 'beyond_of_networks': 0.0}
+    """
+    names = (name, *(f"{prefix}{end}" for end in ("low", "high", "of_networks")))
+    found = measures.mean_over_pairs(values, resamples=resamples, seed=seed)
+    return dict(zip(names, found, strict=True))
+
+
+def over_b(
+    each: pd.DataFrame, over: pd.DataFrame, at: Sequence[str], control: tuple[str, str]
+) -> pd.DataFrame:
+    """Return the columns of Tables 3 and 4 that say what is gained over B, line by line.
+
+    Parameters
+    ----------
+    each, over : DataFrame
+        Recorded rows of each pair of networks, and of the mean over them.
+    at : sequence of str
+        The fields that name a line.
+    control : (str, str)
+        Name and prefix of the gain over the control, as `mean_over_pairs` took them.
+
+    Examples
+    --------
+    >>> ends = {"low": 0.0, "high": 0.02, "more": 0.0, "more_low": 0.0, "more_high": 0.0}
+    >>> each = pd.DataFrame([{"tap": "conv4", "gain": 0.0}, {"tap": "conv4", "gain": 0.02}])
+    >>> over = pd.DataFrame([{"tap": "conv4", "gain": 0.01, "of_networks": 0.5} | ends])
+    >>> found = over_b(each, over, ["tap"], ("more", "more_")).loc["conv4"]
+    >>> found["over B"], found["pair by pair"]
+    ('+1.0 (+0.0 to +2.0)', '+0.0, +2.0')
+    """
+    single, lines = each.groupby([*at], sort=False), over.set_index([*at])
+    columns = {
+        "over B": gains(lines, "gain"),
+        "over the control": gains(lines, *control),
+        "pairs": single.size(),
+        "pair by pair": single.gain.agg(lambda found: ", ".join(map(points, found.dropna()))),
+        "owed to networks": lines.of_networks.astype(float),
+    }
+    return pd.DataFrame(columns, single.size().index)
+
+
+def shown_beside(
+    frame: pd.DataFrame, names: Sequence[str], digits: Mapping[str, int | str]
+) -> Styler:
+    """Return the table that `compared` began, in percent, as the book shows it.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        With columns further right.
+    names : sequence of str
+        What the fields that name a line are called.
+    digits : mapping
+        Of those columns, see `shown`.
+
+    Examples
+    --------
+    >>> run, had = {"tap": "conv4", "accuracy": 0.5}, {"tap": "conv5", "accuracy": 0.25}
+    >>> found = compared([run], {"recorded": [had]}, ["tap"], "accuracy", {"conv4": 45.0}.get)
+    >>> shown_beside(found, ["layer"], {}).to_string(delimiter=", ").splitlines()[:2]
+    ['layer, paper, recorded, this run', 'conv4, 45.00, not recorded, 50.0']
+    """
+    columns = list(frame)
+    recorded = columns[columns.index("paper") + 1 : columns.index("this run")]
+    digits = {"paper": 2, "this run": 1} | dict.fromkeys(recorded, 1) | digits
+    missing = dict.fromkeys(recorded, "not recorded")
+    return shown(frame.reset_index(names=[*names]), digits, missing)
+
+
+def gaining(
+    lines: pd.DataFrame,
+    name: str,
+    prefix: str = "",
+    *,
+    names: Sequence[str] = ("network", "tap"),
+    with_ends: bool = True,
+    effect: Sequence[float] | None = None,
+) -> tuple[list[int | None], str, str]:
+    """Say line by line if a gain lies above 0 beyond doubt, as `kclib.book.study.Study.claim` asks.
+
+    Parameters
+    ----------
+    lines : DataFrame
+    name, prefix : str
+        Of the gain, as `mean_over_pairs` took them.
+    names : sequence of str
+        What names a line.
+    with_ends : bool
+        Whether the intervals are written out.
+    effect : sequence of float, optional
+        Of each line, what is to be seen; see `kclib.book.verdicts.seen`.
+
+    Returns
+    -------
+    outcomes : list of int or None
+    found, depends : str
+        The numbers, and which gains could have been told from 0.
+
+    Examples
+    --------
+    >>> line = {"network": "vgg16", "tap": "conv4_3", "gain": 0.013, "low": 0.002, "high": 0.023}
+    >>> outcomes, found, depends = gaining(pd.DataFrame([line]), "gain")
+    >>> outcomes, found
+    ([1], 'above 0: 1 of 1; points: vgg16 conv4_3 +1.3 (+0.2 to +2.3)')
+    """
+    ends = f"{prefix}low", f"{prefix}high"
+    low, high = (lines[end] for end in ends)
+    effects = [None] * len(lines) if effect is None else effect
+    outcomes = [seen(*line) for line in zip(low, high, effects, strict=True)]
+    said = listed(lines, name, *(ends if with_ends else ()), names=names)
+    return outcomes, f"{counts({'above 0': outcomes})}; points: {said}", resolution(low, high)
 
 
 def told(low: Iterable[float], high: Iterable[float]) -> str:

@@ -6,6 +6,11 @@ from ..errors import InputError
 from ..features import resample
 from .datasets import ImageSet
 
+#: What is called head and torso, of Creatures and then of CUB.
+HEAD = {"head", "snout", "ears"}
+HEAD |= {"beak", "crown", "forehead", "left eye", "right eye", "nape", "throat"}
+TORSO = {"torso", "back", "belly", "breast", "left wing", "right wing"}
+
 
 def energy(feature: torch.Tensor) -> torch.Tensor:
     """Return how strong a feature is at each position of each image.
@@ -72,6 +77,42 @@ def on_map(images: ImageSet, size: tuple[int, int]) -> torch.Tensor:
     place = torch.zeros(*x.shape, height * width, dtype=torch.bool)
     place.scatter_(2, (row * width + column)[..., None], (visible > 0)[..., None])
     return place.unflatten(2, size)  # (N, P, H, W)
+
+
+def regions(images: ImageSet, size: tuple[int, int]) -> dict[str, torch.Tensor]:
+    """Return where parts of the animal, and unions of them, lie on a map.
+
+    Parameters
+    ----------
+    images, size
+        As for `on_map`.
+
+    Returns
+    -------
+    dict of str to torch.Tensor
+        bool, shape (N, H, W): each part by its name; ``"head, all of it"`` and ``"torso, all of
+        it"``, unions by `HEAD` and `TORSO`; ``"other parts"``, all but the torso; ``"background"``,
+        where no part is.
+
+    Raises
+    ------
+    InputError
+        As `on_map`.
+
+    Examples
+    --------
+    >>> from kclib.images import creatures
+    >>> found = regions(creatures.render(2, size=32), (4, 4))
+    >>> bool((found["torso, all of it"] | found["other parts"] | found["background"]).all())
+    True
+    """
+    each = dict(zip(images.part_names, on_map(images, size).unbind(1), strict=True))
+    head, torso, animal = (
+        torch.stack([each[name] for name in each if name in chosen]).any(0)
+        for chosen in (HEAD, TORSO, each)
+    )
+    unions = {"head, all of it": head, "torso, all of it": torso}
+    return each | unions | {"other parts": animal & ~torso, "background": ~animal}
 
 
 def area_under_curve(

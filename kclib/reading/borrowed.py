@@ -53,7 +53,8 @@ def borrowed(network: nn.Module, device: torch.device | str) -> Iterator[None]:
             stack.enter_context(torch.random.fork_rng(devices=[]))
             stack.enter_context(torch.no_grad())
             stack.enter_context(torch.autocast(torch.device(device).type, enabled=False))
-            if "torch._dynamo" in sys.modules:  # else nothing can be compiled
+            # Else nothing can be compiled, or (before torch 2.6) not be run uncompiled.
+            if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
             network.to(device).eval()
             yield

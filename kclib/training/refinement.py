@@ -80,18 +80,25 @@ class Refinement:
         Parameters
         ----------
         looks : int
-            At how many epochs, 1 or more, the last one among them; all of them if there are fewer.
+            Epochs that are looked at, 1 or more, the last one among them; of fewer epochs, all.
 
         Examples
         --------
-        >>> hits = torch.tensor([[True, False], [True, True], [False, False]])
+        >>> hits = torch.tensor([[True, True], [True, True], [True, False], [False, False]])
         >>> found = Refinement([], hits, train_accuracy=(0.5, 1.0))
-        >>> found.best_of(1), found.best_of(2)
-        (0.0, 1.0)
+        >>> found.best_of(1), found.best_of(2), found.best_of(3)
+        (0.0, 0.5, 1.0)
+
+        Raises
+        ------
+        InputError
+            If ``looks`` is below 1.
         """
+        if looks < 1:
+            raise InputError(f"looks is {looks}; allowed: 1 or more.")
         epochs = len(self.hits) - 1
-        looked = {math.ceil(epochs * look / looks) for look in range(1, looks + 1)}
-        return max(float(self.hits[epoch].double().mean()) for epoch in looked)
+        chosen = sorted({-(-epochs * look // looks) for look in range(1, looks + 1)})
+        return float(self.hits[chosen].double().mean(1).max())
 
 
 def rate_for(epochs: int, width: float = 1.0) -> float:
