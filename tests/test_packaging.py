@@ -40,6 +40,7 @@ TARGETS = {
     "notebook",
     "record",
     "test",
+    "test-oldest",
     "bench",
     "lint",
     "clean",
