@@ -99,7 +99,7 @@ test: lint ## check style, code, the book's build (profile smoke), its numbers a
 	    --nbval --nbval-current-env --nbval-cell-timeout=600 notebooks/*.ipynb
 
 # The method needs no more than its own packages: tests that need the book's are left out.
-OF_THE_BOOK := kclib.book|made_up|notebooks|snakemake|bs4
+OF_THE_BOOK := kclib.book|made_up|notebooks|snakemake|nbformat
 test-oldest: .venv-oldest/.installed ## check the method with the oldest versions that pyproject.toml allows
 	PATH="$(CURDIR)/.venv-oldest/bin:$$PATH" pytest --ignore kclib/book --doctest-modules kclib \
 	    $$(grep -LE "$(OF_THE_BOOK)" tests/test_*.py)
