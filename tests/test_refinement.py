@@ -9,7 +9,7 @@ from torch import nn
 from kclib import networks
 from kclib.disentangler import Disentangler, StagewiseDisentangler
 from kclib.errors import InputError
-from kclib.training.refinement import consistent_part, fine_tune, predict, rate_for
+from kclib.training.refinement import Refinement, consistent_part, fine_tune, predict, rate_for
 
 
 @pytest.fixture(autouse=True)
@@ -238,3 +238,13 @@ def test_predictions_among_some_classes_are_of_them():
         logits = tail.eval()(x)
     assert torch.equal(found, torch.where(logits[:, 2] >= logits[:, 0], 2, 0))
     assert torch.equal(predict(tail, x, among=torch.arange(3)), predict(tail, x, batch=7))
+
+
+def test_the_best_of_some_looks_lies_between_the_last_epoch_and_the_best():
+    hits = torch.rand(21, 50, generator=torch.Generator().manual_seed(0)) < 0.5
+    found = Refinement([], hits, (0.0, 0.0))
+    assert found.best_of(1) == found.accuracy
+    assert found.best_of(10) == max(float(hits[k].double().mean()) for k in range(2, 21, 2))
+    assert found.best_of(20) == found.best_of(99) == found.best_on_test
+    with pytest.raises(InputError, match="looks is 0; allowed: 1 or more"):
+        found.best_of(0)

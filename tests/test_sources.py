@@ -93,6 +93,12 @@ def test_without_a_pack_the_archive_is_read_and_its_checksum_is_in_the_key(packs
         sources.images(MIX, "train", 16)
 
 
+def test_what_is_wrong_with_a_pack_is_said_with_the_variable_that_names_its_folder(packs):
+    (packs / "cub200_train_112.npz").write_bytes(b"another file")
+    with pytest.raises(InputError, match="damaged or another file.* KC_DATA names the folder"):
+        sources.images(CUB, "train", 16)
+
+
 def test_images_larger_than_a_pack_s_come_from_the_archive():
     assert sources.key(CUB, "train", 112)["cub200"] == datasets.PACKS["cub200_train_112.npz"]
     assert sources.key(CUB, "train", 113)["cub200"] == archives.CUB.sha256

@@ -306,7 +306,7 @@ def panels(
 
 
 def legend_beside(figure: Figure) -> None:
-    """Explain the marks of a figure's first panel to the right of all panels.
+    """Explain the marks of a figure's panels to the right of them, each label once.
 
     Examples
     --------
@@ -317,8 +317,11 @@ def legend_beside(figure: Figure) -> None:
     ['control']
     >>> plt.close(figure)
     """
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper")
+    marks = {}
+    for axes in figure.axes:
+        handles, labels = axes.get_legend_handles_labels()
+        marks |= dict(zip(labels, handles, strict=True))
+    figure.legend(marks.values(), marks.keys(), loc="outside right upper")
 
 
 def marked(tables: Mapping[str, pd.DataFrame]) -> dict[str, tuple[pd.DataFrame, str, str]]:
