@@ -284,7 +284,7 @@ def _verified(path: Path, checksum: str) -> bytes:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(
-            f"cannot read {path} ({error.strerror}); put the file there or set KC_DATA."
+            f"cannot read {path} ({error.strerror}); put it there, or give its folder."
         ) from None
     found = hashlib.sha256(content).hexdigest()
     if found != checksum:
