@@ -20,17 +20,25 @@ class Reader:
         C, H and W by tap.
     """
 
-    def __init__(self, network: nn.Module, names: list[str], first, *, title: str, device, **how):
+    def __init__(
+        self,
+        network: nn.Module,
+        names: list[str],
+        first,
+        *,
+        title: str,
+        device,
+        averaged: bool = False,
+        **how,
+    ):
         self.network, self.prefix = taps.unwrapped(network)
-        self.title, self.device = title, device
+        self.title, self.device, self.averaged = title, device, averaged
         self.places = [taps.locate(self.network, name, self.prefix) for name in names]
         floats = (p.dtype for p in self.network.parameters() if p.is_floating_point())
         self._dtype = next(floats, None)
         trail = layouts.Trail()
-        two, three = (
-            self._called(inputs.take(first, torch.arange(small) % inputs.rows(first)))
-            for small in (2, 3)
-        )
+        small = [inputs.take(first, torch.arange(n) % inputs.rows(first)) for n in (2, 3)]
+        two, three = map(self._called, small)
         trail.begin(three)
         after_two = self._run(two)
         after_three = self._run(three, watch=trail.see)
@@ -48,21 +56,25 @@ class Reader:
             )
             for place in self.places
         }
-        maps = self._maps(after_two, 2)
+        maps = self._maps(after_two, small[0])
         self.shapes = {tap: tuple(found.shape[1:]) for tap, found in maps.items()}
 
     def features(self, given) -> dict[str, torch.Tensor]:
         """Return the features of a batch by tap, float32 (N, C, H, W)."""
-        return self._maps(self._run(self._called(given)), inputs.rows(given))
+        return self._maps(self._run(self._called(given)), given)
 
     def _called(self, given):
         return inputs.as_call(given, lambda batch: batch, self._dtype, self.device)
 
-    def _maps(self, found: dict, count: int) -> dict[str, torch.Tensor]:
-        return {
-            tap: self._layouts[tap].maps(output, count, tap).float()
-            for tap, output in found.items()
-        }
+    def _maps(self, found: dict, given) -> dict[str, torch.Tensor]:
+        count, maps = inputs.rows(given), {}
+        for tap, output in found.items():
+            maps[tap] = self._layouts[tap].maps(output, count, tap).float().cpu()
+            if self.averaged and maps[tap].shape[2] == given["attention_mask"].shape[1]:
+                mask = given["attention_mask"][:, None, :, None].float()  # (N, 1, T, 1)
+                total = (maps[tap] * mask).sum(2, keepdim=True)
+                maps[tap] = total / mask.sum(2, keepdim=True).clamp_min(1)  # (N, C, 1, 1)
+        return maps
 
     def _run(self, call, **how) -> dict[str, torch.Tensor]:
         try:
@@ -93,8 +105,8 @@ def reading(network: nn.Module, names: list[str], first, **how) -> Iterator[Read
     first
         A batch as the network is to be given it, with which layouts are recognised.
     how
-        title, of the network in messages; device; and of `kclib.features.extract` layout by tap,
-        grid and tokens.
+        title, of the network in messages; device; averaged, to average over the tokens that the
+        mask of a text leaves; and of `kclib.features.extract` layout by tap, grid and tokens.
     """
     with borrowed(taps.unwrapped(network)[0], how["device"]):
         yield Reader(network, names, first, **how)
