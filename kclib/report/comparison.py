@@ -402,9 +402,7 @@ class _Comparing:
             if self.left_out:
                 self._say_left_out()
             self.progress(0, 1, "solving for all layers")
-            cells = {
-                (one, other): products.cells(one, other) for one, other in products.directions
-            }
+            cells = {(one, other): products.cells(one, other) for one, other in products.directions}
             floors = {key: products.floors(key) for key in ("a", "b")}
             chosen = self._chosen(cells, pairs)
             features, held_out = self._features(readers, chosen, kept)
@@ -667,7 +665,9 @@ class _Comparing:
                 tensors = had[0]
                 left = tensors.pop("left over")
                 return Evaluation.from_tensors(tensors), left
-            said = f"fit {number + 1} of {total}: {TITLES[source]} {tap} to {TITLES[other]} {target}"
+            said = (
+                f"fit {number + 1} of {total}: {TITLES[source]} {tap} to {TITLES[other]} {target}"
+            )
             made: Fit = fit(
                 x[:held_out], y[:held_out], **(how | changed), device=self.device,
                 progress=lambda done, whole, _: self.progress(done, whole, said),

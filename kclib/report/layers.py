@@ -175,9 +175,7 @@ class Products:
                 there = [b for b in targets if self.shapes[other][b][1:] == size]
                 shares = self._left(one, a, other, there, size)
                 left |= {(a, b): share for b, share in zip(there, shares, strict=True)}
-        return {
-            (a, b): Cell(share, self._cka(one, a, other, b)) for (a, b), share in left.items()
-        }
+        return {(a, b): Cell(share, self._cka(one, a, other, b)) for (a, b), share in left.items()}
 
     def floors(self, key: str) -> dict[str, float]:
         """Return what each layer leaves of itself, as `cells` does it of another."""
@@ -327,4 +325,3 @@ def _moved(maps: torch.Tensor, tall: torch.Tensor, wide: torch.Tensor) -> torch.
     count, _, width, channels = maps.shape
     maps = (tall @ maps.reshape(count, -1, width * channels)).unflatten(2, (width, channels))
     return wide @ maps
-
