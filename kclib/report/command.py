@@ -117,15 +117,16 @@ def _list_taps(given: dict) -> int:
 
     if given["images"]:
         items: Items = items_of(given["images"], fewest=1)
-        kind, got = items.kind, items.get(range(min(3, len(items))))
+        kind, sized, got = items.kind, items.sized, items.get(range(min(3, len(items))))
         if kind != "tensor":
             got = [item for item in got if item is not None]
     else:
-        kind, got = "image", [Image.effect_noise((256, 256), 64).convert("RGB")] * 3
+        kind, sized, got = "image", False, [Image.effect_noise((256, 256), 64).convert("RGB")] * 3
     for title, name in (("A", given["a"]), ("B", given["b"])):
         weights = given[f"weights_{title.lower()}"]
         texts = got if kind == "text" else None
-        model = model_of(name, weights=weights, size=given["size"], kind=kind, texts=texts)
+        how = {"size": given["size"], "kind": kind, "sized": sized, "texts": texts}
+        model = model_of(name, weights=weights, **how)
         print(f"{title}: {name}; * is read by default")
         print(f"  {'tap':40} {'module':20} {'C x H x W':>16} {'weights':>12} {'MB':>8} {'s':>7}")
         for place in places(model.network, model.prepare(got)):

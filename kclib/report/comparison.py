@@ -12,12 +12,12 @@ from pathlib import Path
 
 import torch
 
-from ..atomic import readable_failure, writable
-from ..errors import InputError
+from ..atomic import writable
+from ..errors import DegenerateFeatures, InputError
 from ..features import resample
 from ..imagenet import IMAGENET_MEAN, IMAGENET_STD
 from ..measures import Evaluation
-from ..reading import inputs, taps
+from ..reading import taps
 from ..solver import Fit, cost, fit
 from . import spots as spotted
 from .items import Items, items_of, same
@@ -251,7 +251,9 @@ def compare(
     if again is not None:
         named["again"], shown["again"] = (again, weights_again), shown["b"]
     texts = shown["a"].get(range(len(shown["a"]))) if kind == "text" else []
-    options = {"size": size, "kind": kind, "seed": seed, "texts": [t for t in texts if t]}
+    sized = shown["a"].sized and shown["b"].sized
+    options = {"size": size, "kind": kind, "sized": sized, "seed": seed}
+    options["texts"] = [text for text in texts if text]
     models = {
         key: model_of(given, weights=weights, **options) for key, (given, weights) in named.items()
     }
@@ -261,7 +263,7 @@ def compare(
             models, shown, {"a": taps_a, "b": taps_b, "again": taps_b}, seed, batch, device,
             folder and Path(folder).expanduser(), progress, tell,
         ).run(pairs, order, kernel_size)  # fmt: skip
-    found.done["warnings"] += list(dict.fromkeys(str(one.message) for one in caught))
+    found.done["warnings"] += _told(caught)
     found.done["seconds"] = round(time.perf_counter() - began, 1)
     return found
 
@@ -508,7 +510,7 @@ class _Comparing:
         )  # fmt: skip
         self.tell(
             f"{count:,} items; {len(self.taps['a'])} layers of A, {len(self.taps['b'])} of B. About "
-            f"{_time(whole)} to read them all, up to {_time(fits)} to fit {2 * chosen} layers; "
+            f"{_time(whole)} to read them all, {_time(fits)} to fit {2 * chosen} pairs; "
             f"{(sums + stored) / 1e9 + 0.5:.1f} GB of memory or disk beside the networks."
         )
 
@@ -741,6 +743,18 @@ class _Comparing:
             "left out": [self.shown["a"].names[k] for k in self.left_out],
             "warnings": self.notes,
         }  # fmt: skip
+
+
+def _told(caught: list) -> list[str]:
+    """Return warnings without their repetitions; those of single fits are counted."""
+    odd = [one for one in caught if issubclass(one.category, DegenerateFeatures)]
+    said = [str(one.message) for one in caught if one not in odd]
+    if odd:
+        said.append(
+            f"{len(odd)} fits were on layers with channels that never vary or repeat others: "
+            "there a ridge chooses among the weights."
+        )
+    return list(dict.fromkeys(said))
 
 
 def _shapes(given) -> str:

@@ -12,8 +12,8 @@ def percent(share: float) -> str:
     >>> percent(0.934), percent(0.0042), percent(-0.1)
     ('93 %', '0.4 %', '-10 %')
     """
-    digits = 1 if 0 < abs(share) < 0.0995 else 0
-    return f"{100 * share:.{digits}f} %".replace("-0 %", "0 %").replace("0.0 %", "0 %")
+    digits = 1 if 0.0005 <= abs(share) < 0.0995 else 0
+    return f"{100 * share:.{digits}f} %".removeprefix("-" if abs(share) < 0.0005 else " ")
 
 
 def record(found: Comparison) -> dict:
@@ -184,7 +184,8 @@ def _of_pair(found: Comparison, one: Pair) -> str:
     elif numbers["classes"]:
         text += "; what it lacks is larger in no class than chance would make it"
     if count := sum(entry["stands out"] for entry in numbers["items"]):
-        text += f"; {count} of {len(numbers['items'])} held-out items stand out"
+        stands = "stands" if count == 1 else "stand"
+        text += f"; {count} of {len(numbers['items'])} held-out items {stands} out"
     else:
         text += f"; none of {len(numbers['items'])} held-out items stands out"
     return text + "."

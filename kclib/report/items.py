@@ -1,4 +1,4 @@
-"""What two networks are shown: images, texts or tensors, in a fixed order, with names and classes."""
+"""What two networks are shown: images, texts or tensors, in order, with names and classes."""
 
 import hashlib
 import io
@@ -43,8 +43,8 @@ class Items:
     get : callable
         Called with a list of indices, returns a batch: a list of `PIL.Image.Image` or of str (None
         where a file cannot be read), or tensors as `kclib.features.extract` takes them.
-    picture : callable, optional
-        Called with an index, returns a picture of the item; where there is one.
+    sized : bool
+        Whether they are images of one size.
 
     Examples
     --------
@@ -60,7 +60,7 @@ class Items:
     source: str
     digest: str
     get: Callable = field(repr=False)
-    picture: Callable | None = field(default=None, repr=False)
+    sized: bool = False
 
     def __len__(self) -> int:
         return len(self.names)
@@ -220,7 +220,6 @@ def _of_files(files, names, classes, source: str, *, text: bool) -> Items:
         source,
         mark.hexdigest(),
         get,
-        None if text else lambda k: read_image(files[k]),
     )
 
 
@@ -304,7 +303,6 @@ def _of_pack(arrays: dict, path: Path) -> Items:
         str(path),
         hashlib.sha256(jpeg.tobytes()).hexdigest(),
         lambda index: [one(k) for k in index],
-        one,
     )
 
 
@@ -328,7 +326,14 @@ def _of_tensors(given, source: str) -> Items:
             return Image.fromarray(np.asarray(given[k]).transpose(1, 2, 0))
 
         return Items(
-            "image", names, (), (), source, mark.hexdigest(), lambda index: [*map(one, index)], one
+            "image",
+            names,
+            (),
+            (),
+            source,
+            mark.hexdigest(),
+            lambda index: [*map(one, index)],
+            sized=True,
         )
 
     def get(index: Sequence[int]):
@@ -370,7 +375,7 @@ def _of_dataset(dataset, collate) -> Items:
     if isinstance(alone, Image.Image):
         return Items(
             "image", names, labels, class_names, source, mark,
-            lambda index: [item(k).convert("RGB") for k in index], lambda k: item(k).convert("RGB"),
+            lambda index: [item(k).convert("RGB") for k in index],
         )  # fmt: skip
     if isinstance(alone, str):
         return Items(

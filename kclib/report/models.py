@@ -1,4 +1,4 @@
-"""Networks by name: from torchvision, timm and transformers, or made by a function of the user's."""
+"""Networks by name: of torchvision, timm and transformers, or made by a function that is named."""
 
 import copy
 import importlib
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import nn
@@ -66,6 +67,7 @@ def model_of(
     weights: str | Path | None = None,
     size: int | None = None,
     kind: str = "image",
+    sized: bool = False,
     texts: list[str] | None = None,
     seed: int = 0,
 ) -> Model:
@@ -78,12 +80,14 @@ def model_of(
         ``package.module:function`` or ``file.py:function``, that returns a module, or a module and
         the transform that turns a PIL image into what it takes.
     weights : str or Path, optional
-        A file: ``.safetensors``, or a state dict that `torch.load` reads with ``weights_only=True``;
+        A file, ``.safetensors`` or a state dict that `torch.load` reads with ``weights_only=True``;
         or ``"random"``. By default those that the name stands for, or that the function made.
     size : int, optional
         Side of images in pixels, by default the network's own, else 224.
     kind : {"image", "text", "tensor"}
         Of what it is shown.
+    sized : bool
+        Whether all images have one size, which they keep if neither the network nor `size` says.
     texts : list of str, optional
         All texts that it will be shown; the longest says how many tokens it is given.
     seed : int
@@ -106,7 +110,7 @@ def model_of(
         raise InputError(f"size is {size} pixels; allowed: 8 to 4096.")
     if isinstance(given, nn.Module) or not isinstance(given, str):
         network, _ = unwrapped(given)  # which refuses what is no network
-        prepare, said = _usual(size, kind)
+        prepare, said = _usual(size, kind, sized=sized)
         return Model(type(network).__name__, given, prepare, said, lambda: untrained(given))
     hub, _, name = given.partition(":")
     with torch.random.fork_rng(devices=[]):
@@ -116,7 +120,7 @@ def model_of(
             return make(given, name, weights, size, kind, texts)
         if not is_function(given):
             raise InputError(f"there is no network {given!r}; allowed: {_FORMS}.")
-        return _of_function(given, weights, size, kind)
+        return _of_function(given, weights, size, kind, sized)
 
 
 def untrained(network: nn.Module) -> nn.Module:
@@ -159,16 +163,24 @@ def untrained(network: nn.Module) -> nn.Module:
     return fresh.requires_grad_(False)
 
 
-def _usual(size: int | None, kind: str, transform=None) -> tuple[Callable, str]:
+def _usual(
+    size: int | None, kind: str, transform=None, sized: bool = False
+) -> tuple[Callable, str]:
     """Return how items become inputs where a network does not say, and that in words."""
     if kind == "tensor":
         return _as_given, "as given"
-    if transform is None:
+    if transform is not None:
+        said = "the transform that came with it"
+    elif sized and size is None:
+        transform, said = _normalised, "normalised as ImageNet's images"
+    else:
         transform = _imagenet_transform(size or _SIZE)
         said = f"resized, cropped to {size or _SIZE} px, normalised as ImageNet's images"
-    else:
-        said = "the transform that came with it"
     return lambda images: torch.stack([transform(image) for image in images]), said
+
+
+def _normalised(image) -> torch.Tensor:
+    return normalised(torch.from_numpy(np.array(image)).permute(2, 0, 1)[None])[0]
 
 
 def _as_given(batch):
@@ -185,8 +197,7 @@ def _imagenet_transform(size: int):
         [
             transforms.Resize(size, antialias=True),
             transforms.CenterCrop(size),
-            transforms.PILToTensor(),
-            lambda image: normalised(image[None])[0],
+            _normalised,
         ]
     )
 
@@ -264,7 +275,8 @@ def _timm(given, name, weights, size, kind, texts) -> Model:
         settings = timm.data.resolve_data_config(asked, model=network)
         transform = timm.data.create_transform(**settings, is_training=False)
         prepare, _ = _usual(size, kind, transform)
-        said = f"timm's data configuration: {settings['input_size'][1]} px, crop {settings['crop_pct']}"
+        side, crop = settings["input_size"][1], settings["crop_pct"]
+        said = f"timm's data configuration: {side} px, crop {crop}"
     return Model(given, network, prepare, said, lambda: build(**options))
 
 
@@ -322,7 +334,7 @@ def _tokenised(tokenizer, texts: list[str]) -> tuple[Callable, int]:
     return prepare, length
 
 
-def _of_function(given, weights, size, kind) -> Model:
+def _of_function(given, weights, size, kind, sized) -> Model:
     made = called(given, "a network")
     network, transform = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(network, nn.Module):
@@ -334,7 +346,7 @@ def _of_function(given, weights, size, kind) -> Model:
         network = untrained(network)
     elif weights is not None:
         _put_into(network, _state(weights), weights)
-    prepare, said = _usual(size, kind, transform)
+    prepare, said = _usual(size, kind, transform, sized)
     return Model(given, network, prepare, said, lambda: untrained(network))
 
 

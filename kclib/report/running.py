@@ -62,8 +62,8 @@ def run_notebook(notebook: Path, given: dict, output: Path, *, folder: Path) -> 
         if type(error).__name__ != "DeadKernelError":  # of nbclient, which papermill brings along
             raise
         raise InputError(
-            f"the process that ran {notebook.stem} was ended from outside, usually because memory ran "
-            "out; what was finished is in the store. Free memory, or run fewer processes, and run "
+            f"the process that ran {notebook.stem} was ended from outside, usually because memory "
+            "ran out; what was finished is in the store. Free memory, or run fewer processes, and run "
             "the same command to go on."
         ) from None
     finally:

@@ -59,7 +59,7 @@ def spots_of(left, target, *, labels=(), reference=None) -> Spots:
     labels : sequence of int
         Class of each image, if there are any.
     reference : torch.Tensor, optional
-        What another training run leaves of x*, shape (N, C, H, W); else x* less its channels' means.
+        What another training run leaves of x*, shape (N, C, H, W); by default x* less its means.
 
     Examples
     --------

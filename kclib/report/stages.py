@@ -76,7 +76,7 @@ def places(network: nn.Module, first, *, device="cpu") -> list[Place]:
     """
     inner, _ = taps.unwrapped(network)
     seen: dict[str, tuple[nn.Module, list[torch.Tensor]]] = {}
-    handles, trail = [], layouts.Trail()
+    handles, trail, passing = [], layouts.Trail(), "two"
     dtype = next((p.dtype for p in inner.parameters() if p.is_floating_point()), None)
     two, three = (
         inputs.as_call(
@@ -93,13 +93,14 @@ def places(network: nn.Module, first, *, device="cpu") -> list[Place]:
                         tensor = _only_tensor(output)
                         if tensor is not None:
                             seen.setdefault(path, (module, []))[1].append(tensor.clone())
-                        if passing == 1:
+                        if passing == "three":
                             trail.see(module, _inputs, output)
 
                     handles.append(module.register_forward_hook(keep))
             trail.begin(three)
-            for passing, call in enumerate((two, three)):
-                inner(*call[0], **call[1])
+            inner(*two[0], **two[1])
+            passing = "three"
+            inner(*three[0], **three[1])
         finally:
             for handle in handles:
                 handle.remove()
