@@ -25,7 +25,7 @@ RECORD     = $(if $(BUDGET),python notebooks/budget.py $(BUDGET)) $(SNAKEMAKE) \
 PYTEST     = $(WITH_VENV) pytest -n $(CORES) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help book notebook record test bench lint clean clean-store
+.PHONY: help book compare notebook record test bench lint clean clean-store
 
 # Requests that cannot be met are refused before anything is installed or computed.
 ifneq ($(filter book notebook record bench,$(MAKECMDGOALS)),)
@@ -68,6 +68,10 @@ help: ## list these targets
 book: .venv/.installed ## run all notebooks in PROFILE and build the book from them
 	$(WITH_VENV) $(SNAKEMAKE) --config profile=$(PROFILE)
 	@echo "Done: open $(CURDIR)/book/_build/html/index.html in a browser."
+
+compare: .venv/.installed ## compare two networks of yours: A=... B=... IMAGES=folder OUT=report OPTIONS="--size 64"
+	@$(WITH_VENV) kclib compare $(if $(A),'$(A)') $(if $(B),'$(B)') $(if $(IMAGES),--images '$(IMAGES)') \
+	    --out '$(or $(OUT),report)' $(OPTIONS)
 
 # Its files stay apart from the book's, which are those of the parameters' defaults.
 notebook: .venv/.installed ## run one notebook, e.g. NAME=table1_instability PARAMS="seed=3 order=1"

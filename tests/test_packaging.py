@@ -31,9 +31,13 @@ NO_EXAMPLES = {
     "reading.inputs",
     "reading.layouts",
     "reading.taps",
+    "report.command",
+    "report.reader",
+    "report.running",
     "training.epochs",
 }
-TARGETS = {"help", "book", "notebook", "record", "test", "bench", "lint", "clean", "clean-store"}
+TARGETS = {"help", "book", "compare", "notebook", "record", "test", "bench", "lint"}
+TARGETS |= {"clean", "clean-store"}
 
 
 def ranges(lines) -> dict[str, SpecifierSet]:

@@ -63,7 +63,8 @@ def nets(tmp_path):
     (tmp_path / "nets.py").write_text(
         "import torch\nfrom torch import nn\n\n"
         "def one(seed=1):\n    torch.manual_seed(seed)\n"
-        "    return nn.Sequential(nn.Conv2d(3, 6, 3, 2), nn.ReLU(), nn.Conv2d(6, 8, 3), nn.ReLU())\n"
+        "    return nn.Sequential(\n"
+        "        nn.Conv2d(3, 6, 3, 2), nn.ReLU(), nn.Conv2d(6, 8, 3), nn.ReLU())\n"
         "\ndef two():\n    return one(2)\n\ndef broken():\n    raise OSError('no disk there')\n"
         "\ndef number():\n    return 3\n\ndef fails():\n    return nn.Sequential(nn.Linear(7, 3))\n"
         "\ndef no_numbers():\n    net = one()\n    net[0].weight.data[0] = float('nan')\n"

@@ -227,9 +227,12 @@ def compare(
 
     Examples
     --------
-    >>> found = compare(*_two_small(), order=0)
-    >>> round(found.cells["a", "a untrained"]["0", "0"].left, 1) if False else len(found.pairs)
-    4
+    >>> a = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+    >>> found = compare(a, a, torch.rand(40, 3, 12, 12), order=0)
+    >>> found.cells["a", "b"]["0", "0"].left < 0.01 < found.pairs[0].ceiling
+    True
+    >>> found.best("a", "b", "1")
+    '1'
     """
     began = time.perf_counter()
     tell = tell or (lambda _: None)
@@ -509,8 +512,8 @@ class _Comparing:
             shape[0] * shape[1] * shape[2] for r in readers.values() for shape in r.shapes.values()
         )  # fmt: skip
         self.tell(
-            f"{count:,} items; {len(self.taps['a'])} layers of A, {len(self.taps['b'])} of B. About "
-            f"{_time(whole)} to read them all, {_time(fits)} to fit {2 * chosen} pairs; "
+            f"{count:,} items; {len(self.taps['a'])} layers of A, {len(self.taps['b'])} of B. "
+            f"About {_time(whole)} to read them all, {_time(fits)} to fit {2 * chosen} pairs; "
             f"{(sums + stored) / 1e9 + 0.5:.1f} GB of memory or disk beside the networks."
         )
 

@@ -63,8 +63,8 @@ def run_notebook(notebook: Path, given: dict, output: Path, *, folder: Path) -> 
             raise
         raise InputError(
             f"the process that ran {notebook.stem} was ended from outside, usually because memory "
-            "ran out; what was finished is in the store. Free memory, or run fewer processes, and run "
-            "the same command to go on."
+            "ran out; what was finished is kept. Free memory, or run fewer processes, and run the "
+            "same command to go on."
         ) from None
     finally:
         part.unlink(missing_ok=True)
