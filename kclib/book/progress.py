@@ -34,14 +34,3 @@ def bar(title: str) -> Iterator[Callable[[int, int, str], None]]:
         line.close()
         if stream is not sys.stderr:
             stream.close()
-
-
-def say(text: str) -> None:
-    """Write a line where `bar` draws."""
-    stream = sys.stderr
-    if named := environment.progress_file():
-        with suppress(OSError):
-            stream = open(named, "a")
-    tqdm.write(text, file=stream)
-    if stream is not sys.stderr:
-        stream.close()

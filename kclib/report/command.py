@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import shlex
 import shutil
 import sys
@@ -95,6 +96,7 @@ def _parameters(given: argparse.Namespace) -> dict:
         if words[key]:
             words[key] = [tap.strip() for tap in words[key].split(",") if tap.strip()]
     words["pairs"] = words.pop("pair")
+    words["device"] = given.device or os.environ.get("KC_DEVICE")
     words["command"] = shlex.join(["kclib", *sys.argv[1:]])
     return words
 

@@ -62,7 +62,7 @@ class Kept:
         """
         if self.folder is None:
             parts = list(batches)
-            return {name: torch.cat([part[name] for part in parts]) for name in shapes}
+            return {n: torch.cat([part[n].contiguous() for part in parts]) for n in shapes}
         files = {
             name: self.folder / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.features"
             for name in shapes

@@ -1,16 +1,19 @@
 """What a person sees who waits: a bar for each stretch of work, and lines between them."""
 
+import os
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
-from ..book import progress
+from tqdm import tqdm
 
 
 @contextmanager
 def waiting() -> Iterator[tuple[Callable[[int, int, str], None], Callable[[str], None]]]:
     """Yield `progress` and `tell` as `kclib.compare` takes them.
 
-    Lines are printed too, so that a notebook keeps them.
+    They write to standard error, or to the file that ``KC_PROGRESS`` names: the terminal of a run
+    whose notebook must not keep bars. Lines are printed too, so that a notebook keeps those.
 
     Examples
     --------
@@ -19,18 +22,31 @@ def waiting() -> Iterator[tuple[Callable[[int, int, str], None], Callable[[str],
     a line
     """
     with ExitStack() as stack:
-        now: list = ["", None]
+        stream = sys.stderr
+        if named := os.environ.get("KC_PROGRESS"):
+            with suppress(OSError):  # no work stops for want of a bar
+                stream = stack.enter_context(open(named, "a"))
+        bars: dict[str, tqdm] = {}
 
-        def move(done: int, total: int, text: str) -> None:
-            if text != now[0]:
-                stack.close()
-                now[:] = text, stack.enter_context(progress.bar(text))
-            now[1](done, total)
+        def end() -> None:
+            for bar in bars.values():
+                bar.close()
+            bars.clear()
+
+        def progress(done: int, total: int, text: str) -> None:
+            if text not in bars:
+                end()
+                bars[text] = tqdm(
+                    desc=text, file=stream, unit="step", mininterval=1, leave=False, disable=None
+                )
+            bars[text].total = total
+            bars[text].update(done - bars[text].n)
 
         def tell(text: str) -> None:
-            stack.close()
-            now[:] = "", None
-            progress.say(text)
+            end()
+            if stream is not sys.stderr:
+                tqdm.write(text, file=stream)
             print(text)
 
-        yield move, tell
+        stack.callback(end)
+        yield progress, tell
