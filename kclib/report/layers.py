@@ -67,6 +67,7 @@ class Products:
         self.shapes, self.directions = shapes, directions
         self.images = torch.zeros(len(PARTS), dtype=torch.int64)
         self._sums: dict[tuple, torch.Tensor] = {}  # one a part, float64
+        self._norms: dict[tuple, float] = {}
         self._shift: dict[tuple, torch.Tensor] = {}  # near the mean: less is lost to rounding
         sized = {(key, tap): shape[1:] for key in shapes for tap, shape in shapes[key].items()}
         self.pairs = [
@@ -168,6 +169,7 @@ class Products:
         Pairs whose maps cannot be brought to one size (a line of tokens and maps) are left out.
         """
         left = {}
+        self._norms = {}  # of normal matrices, for CKA
         for a in self.shapes[one]:
             targets = [b for key, tap, other_key, b in self.pairs
                        if (key, tap, other_key) == (one, a, other)]  # fmt: skip
@@ -220,18 +222,29 @@ class Products:
             errors = (weight * (squares[2] @ weight - 2 * tested)).sum(0)
             widths = [crosses[b][2].shape[1] for b in chosen]
             for b, error in zip(chosen, errors.split(widths), strict=True):
-                whole = self._centred([2], other, b, other, b, size).diagonal().sum()
+                whole = self._variance([2], other, b)
                 found[b] = max(0.0, float((whole + error.sum()) / whole))
         return [found[b] for b in targets]
+
+    def _variance(self, parts: list[int], key: str, tap: str) -> float:
+        """Return the sum of the variances of a layer's channels over parts."""
+        size = self.shapes[key][tap][1:]
+        rows = float(self.images[parts].sum()) * _area(size)
+        squares = self._sums["gram", key, tap, size][parts].diagonal(dim1=1, dim2=2).sum()
+        means = self._sums["sum", key, tap, size][parts].sum(0) / rows
+        return float(squares / rows - means.square().sum())
 
     def _cka(self, one: str, a: str, other: str, b: str) -> float:
         x, y = self.shapes[one][a][1:], self.shapes[other][b][1:]
         if _area(x) < _area(y) and (other, one) in self.directions:
             one, a, other, b, y = other, b, one, a, x
         every = list(range(len(PARTS)))
-        cross = self._centred(every, one, a, other, b, y).square().sum()
-        norms = self._centred(every, one, a, one, a, y).norm()
-        return float(cross / norms / self._centred(every, other, b, other, b, y).norm())
+        for name in ((one, a, y), (other, b, y)):
+            if name not in self._norms:
+                key, tap, size = name
+                self._norms[name] = float(self._centred(every, key, tap, key, tap, size).norm())
+        cross = float(self._centred(every, one, a, other, b, y).square().sum())
+        return cross / self._norms[one, a, y] / self._norms[other, b, y]
 
     def state(self) -> dict[str, torch.Tensor]:
         """Return the sums so far as named tensors, for `resume`."""
@@ -261,13 +274,13 @@ def _best_ridges(squares: list[torch.Tensor], crosses: dict) -> dict[str, float]
     sketched = {}
     for b, (fit, ridge, *_) in crosses.items():
         width = fit.shape[1]
-        mixed = torch.eye(width, dtype=torch.float64)
+        mixed = torch.eye(width)
         if width > _SKETCHED:
-            drawn = torch.randn(width, _SKETCHED, generator=generator, dtype=torch.float64)
-            mixed = drawn / _SKETCHED**0.5
-        sketched[b] = (fit @ mixed, ridge @ mixed)
+            mixed = torch.randn(width, _SKETCHED, generator=generator) / _SKETCHED**0.5
+        sketched[b] = (fit.float() @ mixed, ridge.float() @ mixed)
     fit, tried = (torch.cat([pair[k] for pair in sketched.values()], 1) for k in range(2))
     widths = [pair[0].shape[1] for pair in sketched.values()]
+    squares = [part.float() for part in squares[:2]]  # the choice needs no more
     best = dict.fromkeys(crosses, (float("inf"), _RIDGES[0]))
     open_ones = set(crosses)
     for ridge in _RIDGES:

@@ -48,7 +48,7 @@ class Model:
 
     Examples
     --------
-    >>> model = model_of(nn.Conv2d(3, 4, 3))
+    >>> model = model_of(nn.Conv2d(3, 4, 3), kind="tensor")
     >>> model.prepare(torch.zeros(2, 5)).shape
     torch.Size([2, 5])
     """

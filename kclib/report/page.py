@@ -68,7 +68,7 @@ def view(found: Comparison, command: str = "") -> dict:
     --------
     >>> from kclib.report.comparison import _two_small, compare
     >>> sorted(view(compare(*_two_small(), order=0)))[:4]
-    ['colours', 'command', 'glance', 'matrices']
+    ['colours', 'command', 'done', 'glance']
     """
     numbers = record(found)
     return {

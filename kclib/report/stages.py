@@ -71,8 +71,8 @@ def places(network: nn.Module, first, *, device="cpu") -> list[Place]:
     --------
     >>> network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 8, 3, 2), nn.ReLU())
     >>> found = places(network, torch.zeros(3, 3, 16, 16))
-    >>> [(place.tap, place.shape) for place in found if place.chosen]
-    [('1', (4, 14, 14)), ('3', (8, 6, 6))]
+    >>> [(place.tap, place.shape) for place in found]
+    [('0', (4, 14, 14)), ('1', (4, 14, 14)), ('2', (8, 6, 6)), ('3', (8, 6, 6))]
     """
     inner, _ = taps.unwrapped(network)
     seen: dict[str, tuple[nn.Module, list[torch.Tensor]]] = {}
