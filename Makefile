@@ -25,7 +25,7 @@ RECORD     = $(if $(BUDGET),python notebooks/budget.py $(BUDGET)) $(SNAKEMAKE) \
 PYTEST     = $(WITH_VENV) pytest -n $(CORES) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help book data notebook record test test-oldest bench lint clean clean-store
+.PHONY: help book data compare notebook record test test-oldest bench lint clean clean-store
 
 # Requests that cannot be met are refused before anything is installed or computed.
 ifneq ($(filter book data notebook record bench,$(MAKECMDGOALS)),)
@@ -71,6 +71,10 @@ book: .venv/.installed ## run all notebooks in PROFILE and build the book from t
 
 data: .venv/.installed ## fetch the photographs that PROFILE needs into the folder that KC_DATA names
 	@$(WITH_VENV) python -m kclib data --profile $(PROFILE)
+
+compare: .venv/.installed ## compare two networks of yours: A=... B=... IMAGES=folder OUT=report OPTIONS="--size 64"
+	@$(WITH_VENV) kclib compare $(if $(A),'$(A)') $(if $(B),'$(B)') $(if $(IMAGES),--images '$(IMAGES)') \
+	    --out '$(or $(OUT),report)' $(OPTIONS)
 
 # Its files stay apart from the book's, which are those of the parameters' defaults.
 notebook: .venv/.installed ## run one notebook, e.g. NAME=table1_instability PARAMS="seed=3 order=1"

@@ -2,9 +2,10 @@
 
 from .compatibility import declare_missing_operators
 from .disentangler import Disentangler
+from .report.comparison import Comparison, compare
 from .solver import Fit, fit
 
 declare_missing_operators()  # before anything imports torchvision, as `kclib.networks` does late
 
-__all__ = ["Disentangler", "Fit", "fit"]
+__all__ = ["Comparison", "Disentangler", "Fit", "compare", "fit"]
 __version__ = "0.1.0"

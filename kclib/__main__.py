@@ -1,36 +1,41 @@
-"""The command line: ``python -m kclib network --profile quick vgg16_all_0``."""
+"""The command line: ``kclib compare A B --images photos/``, ``kclib network vgg16_all_0``."""
 
 import argparse
 import shlex
 import sys
 
 from .errors import InputError
+from .report import command as compare
 
 
 def main(words: list[str] | None = None) -> int:
     """Run one command; return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m kclib", description=__doc__)
+    parser = argparse.ArgumentParser(prog="kclib", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
+    compare.add_to(commands)
     network = commands.add_parser("network", help="train one network of a profile into the store")
     network.add_argument("--profile", help="default: the one that KC_PROFILE names, or quick")
     network.add_argument("member", help="NAME_SUBSET_SEED, e.g. vgg16_all_0")
+    network.set_defaults(run=_train)
     data = commands.add_parser("data", help="fetch the published images that a profile needs")
     data.add_argument("--profile", help="default: the one that KC_PROFILE names, or quick")
+    data.set_defaults(run=_data)
     given = parser.parse_args(words)
     try:
-        return {"network": _network, "data": _data}[given.command](given)
+        return given.run(given)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(
-            "interrupted: what was finished is saved; run the same command again to go on.",
-            file=sys.stderr,
-        )
+        if given.command == "compare":
+            said = compare.stopped(given)
+        else:
+            said = "interrupted: what was finished is saved; run the same command again to go on."
+        print(said, file=sys.stderr)
         return 130
 
 
-def _network(given) -> int:
+def _train(given: argparse.Namespace) -> int:
     from .book import making  # here, as Ctrl-C may come while it loads
 
     record = making.train_network(given.member, given.profile)
@@ -41,7 +46,7 @@ def _network(given) -> int:
     return 0
 
 
-def _data(given) -> int:
+def _data(given: argparse.Namespace) -> int:
     from .book import environment, fetching, parameters, profiles
 
     name = parameters.checked({"profile": given.profile})["profile"]

@@ -31,12 +31,16 @@ NO_EXAMPLES = {
     "reading.inputs",
     "reading.layouts",
     "reading.taps",
+    "report.command",
+    "report.reader",
+    "report.running",
     "training.epochs",
 }
 TARGETS = {
     "help",
     "book",
     "data",
+    "compare",
     "notebook",
     "record",
     "test",

@@ -136,7 +136,9 @@ def pip_accepts(words: list[str]) -> None:
                 set((match[2] or "").split(",")) - {""} <= PROJECT["optional-dependencies"].keys()
             )
         elif "://" in word:
-            assert word == f"git+{REPOSITORY}"
+            group = re.match(r"kclib\[(.+)\] @ ", word)
+            assert not group or group[1] in PROJECT["optional-dependencies"]
+            assert word.removeprefix(group[0] if group else "") == f"git+{REPOSITORY}"
         else:
             assert word in {"-e", "--quiet", "jupyterlab"}
 
@@ -147,6 +149,8 @@ def check(words: list[str]) -> None:
         case ["make", *rest]:
             make_accepts(rest)
         case [("python" | ".venv/bin/python"), "-m", "kclib", *rest]:
+            kclib_accepts(rest)
+        case ["kclib", *rest]:
             kclib_accepts(rest)
         case [("python" | ".venv/bin/python"), "-m", "pip", "install", *rest]:
             pip_accepts(rest)
