@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import explorer
 import pages
 import repository
 import yaml
@@ -46,6 +47,9 @@ def stage(notebooks: Path, results: Path) -> None:
     for source in [*(ROOT / "book").glob("*.md"), *(ROOT / "book").glob("*.bib")]:
         shutil.copy(source, STAGE / "book")
     shutil.copytree(ROOT / "book" / "_static", STAGE / "_static")
+    shutil.copytree(ROOT / "book" / "_extra", STAGE / "_extra")
+    recorded = explorer.script(explorer.panels()).encode()
+    replace_file(STAGE / "_extra" / "explorer" / "recorded.js", recorded)
     shutil.copytree(generated, STAGE / "book" / "_generated")
     shutil.copytree(notebooks, STAGE / "notebooks", ignore=shutil.ignore_patterns(".*"))
 
