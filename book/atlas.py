@@ -27,8 +27,8 @@ LARGEST = 32_000
 class Direction(NamedTuple):
     """From which network to which: the title, their names in words, and the parts' arrays.
 
-    ``parts`` has for each way of fitting an array (orders, images, filters, H, W) of x(0), x(1), ...
-    and ``target`` the target's own maps (images, filters, H, W).
+    ``parts`` has for each way of fitting an array of x(0), x(1), ..., shape (orders, images,
+    filters, H, W), and ``target`` the target's own maps (images, filters, H, W).
     """
 
     title: str

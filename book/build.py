@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import explorer
+import front
 import pages
 import repository
 import yaml
@@ -32,11 +33,9 @@ def stage(notebooks: Path, results: Path) -> None:
     generated = ROOT / "book" / "_generated"
     # What is recorded of the smoke profile is for a test: its numbers mean nothing.
     recorded = [path for path in environment.RECORDED.glob("*") if path.name != "smoke"]
-    pages.write(
-        generated,
-        pages.collect([*recorded, results / notebooks.name]),
-        pages.collect([*(environment.RECORDED / "bench").glob("*")]),
-    )
+    found = pages.collect([*recorded, results / notebooks.name])
+    pages.write(generated, found, pages.collect([*(environment.RECORDED / "bench").glob("*")]))
+    front.write(generated, found)
     for name, text in repository.instructions(where).items():
         replace_file(generated / f"{name}.md", text.encode())
     shutil.rmtree(STAGE, ignore_errors=True)
@@ -44,12 +43,12 @@ def stage(notebooks: Path, results: Path) -> None:
     shutil.copy(ROOT / "_toc.yml", STAGE)
     settings = repository.configured(yaml.safe_load((ROOT / "_config.yml").read_text()), where)
     (STAGE / "_config.yml").write_text(yaml.safe_dump(settings, allow_unicode=True))
-    for source in [*(ROOT / "book").glob("*.md"), *(ROOT / "book").glob("*.bib")]:
+    for source in [*(ROOT / "book").glob("*.md"), *(ROOT / "book").glob("*.bib"), front.PICTURE]:
         shutil.copy(source, STAGE / "book")
     shutil.copytree(ROOT / "book" / "_static", STAGE / "_static")
     shutil.copytree(ROOT / "book" / "_extra", STAGE / "_extra")
-    recorded = explorer.script(explorer.panels()).encode()
-    replace_file(STAGE / "_extra" / "explorer" / "recorded.js", recorded)
+    maps = explorer.script(explorer.panels()).encode()
+    replace_file(STAGE / "_extra" / "explorer" / "recorded.js", maps)
     shutil.copytree(generated, STAGE / "book" / "_generated")
     shutil.copytree(notebooks, STAGE / "notebooks", ignore=shutil.ignore_patterns(".*"))
 

@@ -34,7 +34,8 @@ class Panel(NamedTuple):
     key, title : str
         A word for the page's address, and what a reader sees.
     pictures : list of numpy.ndarray or None
-        uint8 (S, S, 3), or None for photographs, which may not be passed on.
+        uint8 (S, S, 3), or None where the image is not recorded, such as a photograph, which may
+        not be passed on.
     filters : list of str
     target : numpy.ndarray
         x*, shape (images, filters, H, W).
@@ -79,9 +80,10 @@ def of_figure(file: Path, profile: str) -> Panel:
             way: np.stack([had[n] for n in sorted(had) if n.startswith(f"{start}, x(")])[:, :, None]
             for way, start in names.items()
         }
-    title = f"photographs ({profile}): {TITLES['twins']}"
+    kind = "drawn animals" if profile == "quick" else "photographs"
+    title = f"{kind} ({profile}): {TITLES['twins']}"
     filters = ["the filter that varies most"]
-    return Panel(f"photographs-{profile}", title, [None] * len(target), filters, target, parts)
+    return Panel(f"figure-{profile}", title, [None] * len(target), filters, target, parts)
 
 
 def panels(recorded: Path = environment.RECORDED) -> list[Panel]:
@@ -89,7 +91,7 @@ def panels(recorded: Path = environment.RECORDED) -> list[Panel]:
     atlas, found = recorded / "quick" / "atlas.npz", []
     if atlas.exists():
         found += of_atlas(atlas)
-    for profile in ("plain64", "real64"):
+    for profile in ("plain64", "real64", *([] if found else ["quick"])):
         file = recorded / profile / "fig1_fuzziness_levels.npz"
         if file.exists():
             found.append(of_figure(file, profile))

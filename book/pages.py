@@ -77,7 +77,7 @@ def in_order() -> dict[str, str]:
 
 
 def summary(results: dict[str, dict[str, Result]]) -> str:
-    """Return the home page's table: verdicts of each page's claims, one column a profile."""
+    """Return the table of the claims page: verdicts of each page's claims, one column a profile."""
     profiles = list(results)
     lines = [f"| Page | {' | '.join(profiles)} |", f"| --- |{' --- |' * len(profiles)}"]
     for name, title in in_order().items():
@@ -108,19 +108,20 @@ def claims(results: dict[str, dict[str, Result]]) -> str:
         for profile, found in results.items():
             for outcome in found[artefact].claims if artefact in found else ():
                 outcomes.setdefault(outcome.id, {})[profile] = outcome
-        blocks += [_claim(claim, outcomes.get(name, {})) for name, claim in of(artefact).items()]
+        blocks += [_claim(name, claim, outcomes) for name, claim in of(artefact).items()]
     return "\n".join(blocks)
 
 
-def _claim(claim: Claim, outcomes: dict[str, Outcome]) -> str:
-    """Return one claim with its outcomes by profile."""
+def _claim(name: str, claim: Claim, found: dict[str, dict[str, Outcome]]) -> str:
+    """Return one claim with its outcomes by profile, at a place that can be linked to."""
+    outcomes = found.get(name, {})
     rows = "\n".join(
         f"| {profile} | {_cell(o.found)} | **{o.verdict}** | {_cell(o.depends)} |"
         for profile, o in outcomes.items()
     )
     table = f"| profile | found | verdict | it depends on |\n| --- | --- | --- | --- |\n{rows}"
     return (
-        f"### {claim.statement}\n\n"
+        f"(claim-{name})=\n### {claim.statement}\n\n"
         f"*Where*: {claim.where}. *Test*: {claim.test}. *Rule*: {claim.rule}. "
         f"*Paper*: {claim.said_by_paper()}.\n\n"
         f"{table if outcomes else 'It was not tested yet.'}\n"

@@ -16,6 +16,7 @@ document.addEventListener("DOMContentLoaded", () => {
   for (const reference of document.querySelectorAll(".citation-list > .citation")) {
     reference.setAttribute("role", "listitem");
   }
+  for (const chinese of document.querySelectorAll("article:has(.chinese)")) chinese.lang = "zh-CN";
   for (const empty of document.querySelectorAll("thead th:empty")) {
     empty.setAttribute("role", "presentation");
   }

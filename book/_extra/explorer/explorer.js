@@ -190,7 +190,7 @@
     if (images.dataset.pair !== state.pair) { // keep the buttons, and with them the focus
       images.dataset.pair = state.pair;
       images.replaceChildren(...panel.pictures.map((number, k) => {
-        const name = number < 0 ? `photograph ${k + 1}` : `image ${k + 1}`;
+        const name = `image ${k + 1}`;
         const button = make("button", { type: "button" });
         button.append(number < 0 ? name : make("img", { src: pictures[number], alt: name }));
         button.addEventListener("click", () => change({ image: k }));
@@ -203,7 +203,7 @@
 
     const number = panel.pictures[state.image];
     const picture = number < 0
-      ? make("div", { className: "explorer-none" }, "the photograph is its makers'")
+      ? make("div", { className: "explorer-none" }, "not recorded: a photograph is its makers'")
       : make("img", { src: pictures[number], alt: `image ${state.image + 1}` });
     row.replaceChildren(
       make("figure", {}, picture, make("figcaption", {}, make("b", {}, "image"))),
@@ -218,7 +218,7 @@
 
     const [target, rest] = [all[0], all.at(-1)];
     const share = Math.round((100 * variance(rest.map)) / (variance(target.map) || 1));
-    words.textContent = `${number < 0 ? "Photograph" : "Image"} ${state.image + 1}, `
+    words.textContent = `Image ${state.image + 1}, `
       + `${panel.filters[state.filter]}. Added: ${said}. Left: ${share} % of this map's variance.`
       + (state.at ? ` At row ${state.at[0] + 1}, column ${state.at[1] + 1}: `
         + `${all.map((one) => `${one.name} ${written(one.map[index])}`).join(", ")}.` : "");
