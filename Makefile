@@ -94,11 +94,11 @@ record: .venv/.installed ## run all notebooks in PROFILE and write results/PROFI
 test: export KC_STORE := $(CURDIR)/book/_build/test/store
 test: export KC_PROFILE := smoke
 test: export KC_DEVICE := cpu
-test: lint ## check style, code, the book's build (profile smoke), its numbers and the notebooks' outputs
+test: lint ## check style, code, the book (profile smoke), its numbers and pages, the notebooks' outputs
 	@$(WITH_VENV) $(ALONE) true
-	$(PYTEST) tests kclib --ignore tests/numbers
+	$(PYTEST) tests kclib --ignore tests/numbers --ignore tests/browser
 	$(WITH_VENV) $(SNAKEMAKE) --config profile=smoke
-	$(PYTEST) tests/numbers
+	$(PYTEST) tests/numbers tests/browser
 	KC_RESULTS="$(CURDIR)/book/_build/test/results" KC_PROGRESS=/dev/null $(PYTEST) --timeout=0 \
 	    --nbval --nbval-current-env --nbval-cell-timeout=600 notebooks/*.ipynb
 

@@ -9,6 +9,7 @@
 # budget goes to what is wanted most.
 import hashlib
 import json
+import os
 from pathlib import Path
 
 from kclib.book import code, environment, members, parameters, plans, profiles, records
@@ -115,10 +116,12 @@ rule book:
         recorded=sorted(map(str, Path("results").rglob("*.json"))),
         pages=sorted(str(path) for path in Path("book").glob("*.*")
             if path.is_file()),
-        style="book/_static/book.css",
+        static=sorted(map(str, Path("book/_static").glob("*"))),
         configuration=["_config.yml", "_toc.yml"],
     output:
         "book/_build/html/index.html",
+    params:
+        repository=[os.environ.get(name) for name in ("GITHUB_REPOSITORY", "GITHUB_REF_NAME")],
     threads: 1
     shell:
         "python book/build.py {RUNS} {RESULTS:q}"

@@ -1,16 +1,22 @@
 """Build the book: ``python book/build.py EXECUTED_NOTEBOOKS RESULTS``.
 
 Sphinx reads a staged copy that mirrors the repository, with executed notebooks in the place of the
-committed ones, so that launch and download buttons point to files that exist there.
+committed ones, so that launch, edit and download buttons point to files that exist there.
 """
 
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import explorer
+import front
 import pages
+import repository
+import yaml
 
+from kclib.atomic import replace_file
 from kclib.book import environment
 from kclib.errors import InputError
 
@@ -23,21 +29,26 @@ def stage(notebooks: Path, results: Path) -> None:
     for folder in (notebooks, results):
         if not folder.is_dir():
             raise InputError(f"there is no folder {folder}; make book makes it.")
+    where = repository.named(os.environ)
     generated = ROOT / "book" / "_generated"
     # What is recorded of the smoke profile is for a test: its numbers mean nothing.
     recorded = [path for path in environment.RECORDED.glob("*") if path.name != "smoke"]
-    pages.write(
-        generated,
-        pages.collect([*recorded, results / notebooks.name]),
-        pages.collect([*(environment.RECORDED / "bench").glob("*")]),
-    )
+    found = pages.collect([*recorded, results / notebooks.name])
+    pages.write(generated, found, pages.collect([*(environment.RECORDED / "bench").glob("*")]))
+    front.write(generated, found)
+    for name, text in repository.instructions(where).items():
+        replace_file(generated / f"{name}.md", text.encode())
     shutil.rmtree(STAGE, ignore_errors=True)
     (STAGE / "book").mkdir(parents=True)
-    for source in (ROOT / "_config.yml", ROOT / "_toc.yml"):
-        shutil.copy(source, STAGE)
-    for source in [*(ROOT / "book").glob("*.md"), *(ROOT / "book").glob("*.bib")]:
+    shutil.copy(ROOT / "_toc.yml", STAGE)
+    settings = repository.configured(yaml.safe_load((ROOT / "_config.yml").read_text()), where)
+    (STAGE / "_config.yml").write_text(yaml.safe_dump(settings, allow_unicode=True))
+    for source in [*(ROOT / "book").glob("*.md"), *(ROOT / "book").glob("*.bib"), front.PICTURE]:
         shutil.copy(source, STAGE / "book")
     shutil.copytree(ROOT / "book" / "_static", STAGE / "_static")
+    shutil.copytree(ROOT / "book" / "_extra", STAGE / "_extra")
+    maps = explorer.script(explorer.panels()).encode()
+    replace_file(STAGE / "_extra" / "explorer" / "recorded.js", maps)
     shutil.copytree(generated, STAGE / "book" / "_generated")
     shutil.copytree(notebooks, STAGE / "notebooks", ignore=shutil.ignore_patterns(".*"))
 

@@ -86,7 +86,7 @@ def in_order() -> dict[str, str]:
 
 
 def summary(results: dict[str, dict[str, Result]]) -> str:
-    """Return the home page's table: verdicts of each page's claims, one column a profile."""
+    """Return the table of the claims page: verdicts of each page's claims, one column a profile."""
     profiles = list(results)
     lines = [f"| Page | {' | '.join(profiles)} |", f"| --- |{' --- |' * len(profiles)}"]
     for name, title in in_order().items():
@@ -117,7 +117,7 @@ def claims(results: dict[str, dict[str, Result]]) -> str:
         for profile, found in results.items():
             for outcome in found[artefact].claims if artefact in found else ():
                 outcomes.setdefault(outcome.id, {})[regime(profile, found[artefact])] = outcome
-        blocks += [_claim(claim, outcomes.get(name, {})) for name, claim in of(artefact).items()]
+        blocks += [_claim(name, claim, outcomes) for name, claim in of(artefact).items()]
     return "\n".join(blocks)
 
 
@@ -126,8 +126,9 @@ def regime(profile: str, result: Result) -> str:
     return "; ".join(filter(None, [_CALLED.get(profile, profile), result.right_answers()]))
 
 
-def _claim(claim: Claim, outcomes: dict[str, Outcome]) -> str:
-    """Return one claim with its outcomes, by `regime`."""
+def _claim(name: str, claim: Claim, found: dict[str, dict[str, Outcome]]) -> str:
+    """Return one claim with its outcomes, by `regime`, at a place that can be linked to."""
+    outcomes = found.get(name, {})
     rows = "\n".join(
         f"| {_cell(title)} | {_cell(o.found)} | **{o.verdict}** | {_cell(o.depends)} |"
         for title, o in outcomes.items()
@@ -135,7 +136,7 @@ def _claim(claim: Claim, outcomes: dict[str, Outcome]) -> str:
     heads = ("images; right answers", "found", "verdict", "it depends on")
     table = f"| {' | '.join(heads)} |\n|{' --- |' * len(heads)}\n{rows}"
     return (
-        f"### {claim.statement}\n\n"
+        f"(claim-{name})=\n### {claim.statement}\n\n"
         f"*Where*: {claim.where}. *Test*: {claim.test}. *Rule*: {claim.rule}. "
         f"*Paper*: {claim.said_by_paper()}.\n\n"
         f"{table if outcomes else 'It was not tested yet.'}\n"

@@ -1,4 +1,7 @@
-"""Pages as a browser gets them: no script is loaded or declared twice, none from the network."""
+"""Pages as a browser gets them: no script is loaded or declared twice, none from the network.
+
+The book that is built here has a repository; the one that `make test` builds usually has none.
+"""
 
 import re
 import shutil
@@ -14,6 +17,10 @@ import yaml
 from jupyter_book.config import get_default_sphinx_config
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "book"))
+import repository  # noqa: E402
+
+WHERE = repository.Repository("someone/a-book", "draft")
 
 
 class Scripts(HTMLParser):
@@ -51,7 +58,9 @@ def twice(found: list[str]) -> list[str]:
 def pages(tmp_path_factory):
     """The pages of a small book, of a page of text and a notebook, built as the book is."""
     folder = tmp_path_factory.mktemp("pages")
-    shutil.copy(ROOT / "_config.yml", folder)
+    settings = yaml.safe_load((ROOT / "_config.yml").read_text())
+    settings = yaml.safe_dump(repository.configured(settings, WHERE))
+    (folder / "_config.yml").write_text(settings)
     (folder / "book").mkdir()
     shutil.copy(ROOT / "book" / "references.bib", folder / "book")
     (folder / "book" / "index.md").write_text("# Text\n\nA formula, $x$.\n")
@@ -80,6 +89,17 @@ def test_no_script_is_loaded_or_declared_twice(pages):
 def test_no_script_comes_from_the_network(pages):
     for name, page in pages.items():
         assert not [a for a in Scripts(page).addresses if "//" in a], name
+
+
+def test_buttons_lead_to_the_page_in_the_repository(pages):
+    github, hub = "https://github.com/someone/a-book", "https://mybinder.org/v2/gh/someone/a-book"
+    text, code = pages["book/index.html"], pages["code.html"]
+    for page, file in ((text, "book/index.md"), (code, "code.ipynb")):
+        assert f'href="{github}/edit/draft/{file}"' in page
+        assert f'href="{github}"' in page and f'href="{github}/issues/new' in page
+    assert f'href="{hub}/draft?urlpath=lab/tree/code.ipynb"' in code
+    assert "colab.research.google.com/github/someone/a-book/blob/draft/code.ipynb" in code
+    assert "mybinder" not in text and "colab" not in text
 
 
 def test_what_is_declared_twice_is_found():

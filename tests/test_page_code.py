@@ -20,7 +20,6 @@ from unittest.mock import patch
 
 import pytest
 import torch
-import yaml
 from test_archives import annotation, cub, dogs, lines, photo, publish, scipy  # noqa: F401
 
 from kclib import networks
@@ -28,7 +27,10 @@ from kclib.images import archives, creatures
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*sorted((ROOT / "book").glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
-REPOSITORY = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
+sys.path.insert(0, str(ROOT / "book"))
+import repository  # noqa: E402
+
+REPOSITORY = repository.Repository("someone/a-book", "main")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 COMMANDS, IPYTHON = {"bash", "console", "sh"}, {"ipython", "ipython3"}
 #: Most images that a page is given.
@@ -87,8 +89,12 @@ def python_blocks(page: Path) -> list[Block]:
 
 def commands(page: Path) -> list[list[str]]:
     """Return a page's commands as words, without variables that are set before them."""
+    return commands_of(page.read_text())
+
+
+def commands_of(page: str) -> list[list[str]]:
     found = []
-    for block in blocks(page.read_text()):
+    for block in blocks(page):
         text = block.text.replace("\\\n", " ")
         if block.language in IPYTHON:
             text = re.sub(r"^%", "python -m ", re.sub(r"^!", "", text, flags=re.M), flags=re.M)
@@ -130,15 +136,15 @@ def kclib_accepts(words: list[str]) -> None:
 def pip_accepts(words: list[str]) -> None:
     """Check what is installed: this project, with groups that it has, or another one."""
     for word in words:
-        if match := re.fullmatch(r"\./(.+?)(?:\[(.+)\])?", word):
-            assert match[1] == REPOSITORY.split("/")[-1]
+        if match := re.fullmatch(r"\.(?:/(.+?))?(?:\[(.+)\])?", word):
+            assert match[1] in (None, REPOSITORY.name)
             assert (
                 set((match[2] or "").split(",")) - {""} <= PROJECT["optional-dependencies"].keys()
             )
         elif "://" in word:
             group = re.match(r"kclib\[(.+)\] @ ", word)
             assert not group or group[1] in PROJECT["optional-dependencies"]
-            assert word.removeprefix(group[0] if group else "") == f"git+{REPOSITORY}"
+            assert word.removeprefix(group[0] if group else "") == f"git+{REPOSITORY.address}"
         else:
             assert word in {"-e", "--quiet", "jupyterlab"}
 
@@ -158,9 +164,9 @@ def check(words: list[str]) -> None:
             assert f"{name}.ipynb" in {path.name for path in (ROOT / "notebooks").iterdir()}
             assert {word for word in rest if word.startswith("-")} <= {"--profile", "--output"}
         case ["git", "clone", *rest]:
-            assert rest[-1] == REPOSITORY
+            assert rest[-1] == REPOSITORY.address
         case ["cd", folder]:
-            assert folder == REPOSITORY.split("/")[-1]
+            assert folder == REPOSITORY.name
         case [".venv/bin/jupyter", "lab", folder]:
             assert (ROOT / folder).is_dir()
         case [".venv/bin/pytest", *files]:
@@ -226,6 +232,14 @@ def test_commands_are_accepted(page):
         check(words)
 
 
+@pytest.mark.parametrize("where, count", [(None, 2), (REPOSITORY, 6)])
+def test_instructions_with_and_without_a_repository_are_accepted(where, count):
+    found = [w for text in repository.instructions(where).values() for w in commands_of(text)]
+    assert len(found) == count
+    for words in found:
+        check(words)
+
+
 def test_every_block_is_run_checked_or_no_code():
     """Without a language that no test knows, or a page that no test sees."""
     known = {"python", "indented", "text"} | COMMANDS | IPYTHON
@@ -285,7 +299,7 @@ c
         "python -m kclib netwerk",
         "python -m kclib network --profil quick x",
         "python -m kclib network --profile quik x",
-        "python -m pip install ./knowledge-consistency-book[buk]",
+        "python -m pip install ./a-book[buk]",
         "sl",
     ],
 )

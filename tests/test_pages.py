@@ -17,7 +17,9 @@ from kclib.errors import InputError
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "book"))
 import build  # noqa: E402
+import front  # noqa: E402
 import pages  # noqa: E402
+import repository  # noqa: E402
 
 
 def lines(text: str, start: str) -> list[str]:
@@ -90,7 +92,7 @@ def test_a_claim_of_no_page_is_refused(registered):
             page({})
 
 
-def test_the_home_page_counts_verdicts_page_by_page(results):
+def test_the_claims_page_counts_verdicts_page_by_page(results):
     text = pages.summary(results)
     assert lines(text, "| Page") == ["| Page | quick | smoke |"]
     assert lines(text, "| [") == [
@@ -184,9 +186,11 @@ def test_the_committed_results_make_pages(tmp_path):
 
 def test_the_claims_page_leads_to_what_was_fixed_when():
     settings = yaml.safe_load((ROOT / "_config.yml").read_text())
+    where = repository.Repository("someone/a-book", "main")
+    settings = repository.configured(settings, where)
     history = settings["parse"]["myst_substitutions"]["claims_history"]
     path = claims.FILE.relative_to(ROOT).as_posix()
-    assert history.endswith(f"]({settings['repository']['url']}/commits/main/{path})")
+    assert history.endswith(f"]({where.address}/commits/main/{path})")
     assert "{{ claims_history }}" in (ROOT / "book" / "claims.md").read_text()
 
 
@@ -202,13 +206,16 @@ def test_every_parameter_that_a_notebook_has_is_explained():
 
 def test_the_pages_that_the_book_includes_are_written(tmp_path):
     pages.write(tmp_path, {})
+    front.write(tmp_path, {})
+    written = {path.name for path in tmp_path.iterdir()}
+    written |= {f"{name}.md" for name in repository.instructions(None)}
     included = {
         line.split("_generated/")[1].rstrip()
         for page in (ROOT / "book").glob("*.md")
         for line in page.read_text().splitlines()
         if line.startswith("```{include} _generated/")
     }
-    assert included == {path.name for path in tmp_path.iterdir()}
+    assert included == written
 
 
 def test_collect_refuses_a_result_that_is_wrong(tmp_path, registered):

@@ -1,0 +1,23 @@
+// From a file a page may not read another one, so that a search has no excerpts there.
+if (location.protocol === "file:") {
+  DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
+}
+
+// What the theme and Sphinx leave wrong for people who do not see a page, or speak to it: a button's
+// name holds the words that are seen on it, icons have none, and a list holds items of a list.
+document.addEventListener("DOMContentLoaded", () => {
+  for (const icon of document.querySelectorAll("button > i")) {
+    icon.removeAttribute("title");
+    icon.setAttribute("aria-hidden", "true");
+  }
+  for (const named of document.querySelectorAll("button[aria-label], summary[aria-label]")) {
+    if (named.textContent.trim()) named.removeAttribute("aria-label");
+  }
+  for (const reference of document.querySelectorAll(".citation-list > .citation")) {
+    reference.setAttribute("role", "listitem");
+  }
+  for (const chinese of document.querySelectorAll("article:has(.chinese)")) chinese.lang = "zh-CN";
+  for (const empty of document.querySelectorAll("thead th:empty")) {
+    empty.setAttribute("role", "presentation");
+  }
+});

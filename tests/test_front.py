@@ -1,0 +1,107 @@
+"""The first page: its sentences hold the results' numbers, and its picture is up to date."""
+
+import base64
+import json
+import re
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_up import a_result
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "book"))
+import explorer  # noqa: E402
+import findings  # noqa: E402
+import front  # noqa: E402
+import pages  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    return front.recorded()
+
+
+def test_the_readme_and_the_picture_are_up_to_date(recorded):
+    text = front.README.read_text()
+    assert all(text.count(mark) == 1 for mark in front.MARKS)
+    assert front.readme(text, recorded) == text, "renew it: python book/front.py"
+    assert front.idea(explorer.panels()[0]) == front.PICTURE.read_text(), "python book/front.py"
+
+
+def test_sentences_follow_the_numbers():
+    place = {"network": "vgg16", "condition": "initialisations", "fit": "lowest first"}
+    rows = [
+        place | {"tap": "conv4_3", "seed": 0, "instability": 0.1},
+        place | {"tap": "conv5_3", "seed": 0, "instability": 0.44},
+        place | {"tap": "conv5_3", "seed": 0, "instability": 0.9, "condition": "halves"},
+        place | {"tap": "conv5_3", "seed": None, "instability": 0.95},
+    ]
+    other = [place | {"tap": "conv5", "seed": 0, "instability": 0.7}]
+    results = {
+        "quick": {"table1_instability": a_result(artefact="table1_instability", rows=other)},
+        "real64": {"table1_instability": a_result(artefact="table1_instability", rows=rows)},
+    }
+    [found] = findings.findings(results)
+    for sentence in (found.en, found.zh):
+        assert re.findall(r"\d+(?=\xa0%)", sentence) == ["10", "44"]
+    assert found.profile == "real64" and "VGG-16 conv5-3" in found.en
+    assert findings.findings({}) == [] and findings.listed([], "zh") == ""
+
+
+def test_every_finding_is_there_in_both_languages_and_leads_to_its_page(recorded):
+    found = findings.findings(recorded)
+    assert len(found) == 4
+    for language in findings.LANGUAGES:
+        lines = findings.listed(found, language).splitlines()
+        assert len(lines) == 4
+        for line, one in zip(lines, found, strict=True):
+            assert f"(../notebooks/{one.artefact}.ipynb)" in line and re.search(r"\*\*\d", line)
+
+
+def test_each_mark_of_the_chart_leads_to_its_claim_and_says_its_verdict(recorded):
+    svg = ElementTree.fromstring(front.chart(recorded))
+    marks = [a for a in svg.iter("{http://www.w3.org/2000/svg}a") if "aria-label" in a.attrib]
+    outcomes = [
+        (profile, outcome)
+        for profile, found in recorded.items()
+        for result in found.values()
+        for outcome in result.claims
+    ]
+    assert len(marks) == len(outcomes) > 30
+    said = {(a.get("href"), a.get("aria-label")) for a in marks}
+    page = pages.claims(recorded)
+    for profile, outcome in outcomes:
+        statement = pages.registry()[outcome.id].statement
+        label = f"{statement} {profile}: {outcome.verdict}"
+        assert (f"claims.html#claim-{outcome.id}", label) in said
+        assert f"(claim-{outcome.id})=\n### {statement}" in page
+
+
+def test_marks_can_be_told_apart_without_colour():
+    shapes = {v: re.sub(r"#\w{6}", "", front.mark(v, 0, 0)) for v in front.VERDICTS}
+    assert len(set(shapes.values())) == len(shapes) == 4
+
+
+def test_the_picture_s_parts_add_up_to_its_first_map():
+    panel = explorer.panels()[0]
+    assert front.coloured(np.zeros((2, 2)), 1).tolist() == [[[247] * 3] * 2] * 2
+    assert front.coloured(np.array([[1.0, -1.0]]), 1).tolist() == [[[178, 24, 43], [33, 102, 172]]]
+    image, one = front.shown(panel)
+    spread = panel.target.var((2, 3))
+    assert spread[image, one] == spread.max()
+    parts = next(iter(panel.parts.values()))
+    assert front.idea(panel).count("<image ") == len(parts) + 2 + (panel.pictures[0] is not None)
+
+
+def test_the_explorer_s_script_is_the_same_numbers():
+    panel = explorer.panels()[-1]
+    text = explorer.script([panel])
+    assert text.startswith("const RECORDED = {") and len(explorer.script(explorer.panels())) < 3e6
+    held = json.loads(text.removeprefix("const RECORDED = ").rstrip(";\n"))["panels"][0]
+    whole = np.frombuffer(base64.b64decode(held["target"]), "<i2").reshape(panel.target.shape)
+    back = whole * np.array(held["scale"])[:, None, None]
+    assert np.abs(back - panel.target).max() < 1e-4 * np.abs(panel.target).max()
+    assert list(held["ways"]) == ["lowest first", "joint, per image"]
