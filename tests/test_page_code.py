@@ -232,7 +232,7 @@ def test_commands_are_accepted(page):
         check(words)
 
 
-@pytest.mark.parametrize("where, count", [(None, 2), (REPOSITORY, 6)])
+@pytest.mark.parametrize("where, count", [(None, 3), (REPOSITORY, 7)])
 def test_instructions_with_and_without_a_repository_are_accepted(where, count):
     found = [w for text in repository.instructions(where).values() for w in commands_of(text)]
     assert len(found) == count
