@@ -303,6 +303,8 @@ def _solved(square: torch.Tensor, cross: torch.Tensor, ridge: float) -> torch.Te
         shifted = square.diagonal_scatter(square.diagonal() + ridge)
         factor, unstable = torch.linalg.cholesky_ex(shifted)
         ridge *= 10
+        if unstable and ridge > 1e6:
+            raise InputError("sums of products are not finite: a layer's numbers are too large.")
     return torch.cholesky_solve(cross, factor)
 
 

@@ -51,6 +51,8 @@ def run_notebook(notebook: Path, given: dict, output: Path, *, folder: Path) -> 
                 kernel_name="python3",
                 cwd=folder,
                 progress_bar=False,
+                # What a kernel that is stopped says of its sockets is nothing for a user.
+                extra_arguments=["--IPKernelApp.log_level=50"],
                 config=Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"}),
             )
         replace_file(output, tidied(part).encode())
