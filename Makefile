@@ -25,7 +25,7 @@ RECORD     = $(if $(BUDGET),python notebooks/budget.py $(BUDGET)) $(SNAKEMAKE) \
 PYTEST     = $(WITH_VENV) pytest -n $(CORES) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help book notebook record test bench lint clean clean-store
+.PHONY: help book notebook record test bench course lint clean clean-store
 
 # Requests that cannot be met are refused before anything is installed or computed.
 ifneq ($(filter book notebook record bench,$(MAKECMDGOALS)),)
@@ -99,6 +99,9 @@ test: lint ## check style, code, the book (profile smoke), its numbers and pages
 bench: .venv/.installed ## time the fast solver against the authors' recipe, into results/bench
 	$(WITH_VENV) KC_RESULTS="$(CURDIR)/results/bench" python bench/solver.py --profile $(PROFILE) \
 	    --cap $(CAP) --seeds $(SEEDS) $(if $(PAIRS),--pairs $(PAIRS))
+
+course: .venv/.installed ## write the course's notebooks: course/student.zip and course/teacher.zip
+	$(WITH_VENV) python course/build.py
 
 lint: .venv/.installed ## check style, docstrings and types of code and notebooks
 	$(WITH_VENV) ruff check .

@@ -33,7 +33,18 @@ NO_EXAMPLES = {
     "reading.taps",
     "training.epochs",
 }
-TARGETS = {"help", "book", "notebook", "record", "test", "bench", "lint", "clean", "clean-store"}
+TARGETS = {
+    "help",
+    "book",
+    "notebook",
+    "record",
+    "test",
+    "bench",
+    "course",
+    "lint",
+    "clean",
+    "clean-store",
+}
 
 
 def ranges(lines) -> dict[str, SpecifierSet]:
@@ -144,7 +155,7 @@ def test_torchvision_is_pinned_to_the_release_made_for_the_pinned_torch():
 
 
 def test_every_import_is_a_declared_dependency():
-    folders = ("kclib", "notebooks", "book", "bench", "tests")
+    folders = ("kclib", "notebooks", "book", "bench", "course", "tests")
     files = [file for folder in folders for file in (ROOT / folder).glob("*.py")]
     sources = [file.read_text() for file in files]
     for notebook in (ROOT / "notebooks").glob("*.ipynb"):
@@ -229,7 +240,7 @@ def test_help_names_every_target():
     "words, message",
     [
         (["book", "PROFILE=quik"], 'no profile "quik"; PROFILE may be one of: quick'),
-        (["bench", "PROFILE=quik"], 'no profile "quik"; PROFILE may be one of: quick'),
+        (["bench", "course", "PROFILE=quik"], 'no profile "quik"; PROFILE may be one of: quick'),
         (["notebook"], "one of: table"),
         (["notebook", "NAME=tabel"], 'no notebook "tabel"; NAME may be one of: table'),
         (["notebook", "NAME=table", "PARAMS=seed"], '"seed" gives no value'),
