@@ -25,7 +25,7 @@ RECORD     = $(if $(BUDGET),python notebooks/budget.py $(BUDGET)) $(SNAKEMAKE) \
 PYTEST     = $(WITH_VENV) pytest -n $(CORES) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help book data compare notebook record test test-oldest bench lint clean clean-store
+.PHONY: help book data compare notebook record test test-oldest bench course lint clean clean-store
 
 # Requests that cannot be met are refused before anything is installed or computed.
 ifneq ($(filter book data notebook record bench,$(MAKECMDGOALS)),)
@@ -112,6 +112,9 @@ test-oldest: .venv-oldest/.installed ## check the method with the oldest version
 bench: .venv/.installed ## time the fast solver against the authors' recipe, into results/bench
 	$(WITH_VENV) KC_RESULTS="$(CURDIR)/results/bench" python bench/solver.py --profile $(PROFILE) \
 	    --cap $(CAP) --seeds $(SEEDS) $(if $(PAIRS),--pairs $(PAIRS))
+
+course: .venv/.installed ## write the course's notebooks: course/student.zip and course/teacher.zip
+	$(WITH_VENV) python course/build.py
 
 lint: .venv/.installed ## check style, docstrings and types of code and notebooks
 	$(WITH_VENV) ruff check .

@@ -196,7 +196,9 @@ def parameter_table() -> str:
     for name, (kind, low, high, meaning) in parameters.NUMBERS.items():
         whole = "whole numbers" if kind is int else "numbers"
         several = ", with commas between them" if name in parameters.LISTS else ""
-        lines.append(f"| `{name}` | {meaning} | {whole} from {low:g} to {high:g}{several} |")
+        lines.append(
+            f"| `{name}` | {meaning} | {whole} from {low:,.10g} to {high:,.10g}{several} |"
+        )
     return "\n".join([*lines, ""])
 
 

@@ -46,6 +46,7 @@ TARGETS = {
     "test",
     "test-oldest",
     "bench",
+    "course",
     "lint",
     "clean",
     "clean-store",
@@ -160,7 +161,7 @@ def test_torchvision_is_pinned_to_the_release_made_for_the_pinned_torch():
 
 
 def test_every_import_is_a_declared_dependency():
-    folders = ("kclib", "notebooks", "book", "bench", "tests")
+    folders = ("kclib", "notebooks", "book", "bench", "course", "tests")
     files = [file for folder in folders for file in (ROOT / folder).glob("*.py")]
     sources = [file.read_text() for file in files]
     for notebook in (ROOT / "notebooks").glob("*.ipynb"):
@@ -245,7 +246,7 @@ def test_help_names_every_target():
     "words, message",
     [
         (["book", "PROFILE=quik"], 'no profile "quik"; PROFILE may be one of: quick'),
-        (["bench", "PROFILE=quik"], 'no profile "quik"; PROFILE may be one of: quick'),
+        (["bench", "course", "PROFILE=quik"], 'no profile "quik"; PROFILE may be one of: quick'),
         (["notebook"], "one of: table"),
         (["notebook", "NAME=tabel"], 'no notebook "tabel"; NAME may be one of: table'),
         (["notebook", "NAME=table", "PARAMS=seed"], '"seed" gives no value'),

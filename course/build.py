@@ -1,0 +1,105 @@
+"""Write the course's notebooks: ``python course/build.py``, or ``make course``.
+
+A lesson is one file of Markdown. What stands between fences says who gets it:
+
+``python``           code for all
+``python task``      code to complete: the student's
+``python solution``  what the task asks for: the teacher's, in its place
+``python check``     code for all that says whether an answer is right
+``notes``            Markdown for the teacher only
+
+`student.zip` has tasks and checks, `teacher.zip` solutions, checks and notes.
+"""
+
+import io
+import re
+import sys
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import nbformat
+
+from kclib.atomic import replace_file
+from kclib.errors import InputError
+
+HERE = Path(__file__).parent
+LESSONS = HERE / "lessons"
+KINDS = ("python", "python task", "python solution", "python check", "notes")
+#: What each reader does not get.
+LEFT_OUT = {"student": ("python solution", "notes"), "teacher": ("python task",)}
+
+
+class Part(NamedTuple):
+    """A piece of a lesson: its kind, one of `KINDS` or "text", and what it says."""
+
+    kind: str
+    text: str
+
+
+def parts(lesson: str) -> list[Part]:
+    r"""Return the pieces of a lesson in their order.
+
+    Raises
+    ------
+    InputError
+        If a fence has another kind than those above, or no end.
+
+    Examples
+    --------
+    >>> parts("# One\n```python task\nx = ...\n```\n")
+    [Part(kind='text', text='# One'), Part(kind='python task', text='x = ...')]
+    """
+    found = []
+    for number, piece in enumerate(re.split(r"^```(.*)\n", lesson, flags=re.M)):
+        # The pieces are: text, the words of a fence, its content, the words of its end, text, ...
+        if number % 4 == 1:
+            if piece not in KINDS:
+                raise InputError(f"a lesson has a fence {piece!r}; allowed: {', '.join(KINDS)}.")
+            kind = piece
+        elif number % 4 == 3 and piece.strip():
+            raise InputError(f"a lesson has a fence {kind!r} without an end.")
+        elif number % 2 == 0 and piece.strip():
+            found.append(Part("text" if number % 4 == 0 else kind, piece.strip()))
+    return found
+
+
+def notebook(lesson: str, reader: str) -> nbformat.NotebookNode:
+    """Return a lesson as a notebook for the student or the teacher."""
+    cells = []
+    for part in parts(lesson):
+        if part.kind in LEFT_OUT[reader]:
+            continue
+        if part.kind == "notes":
+            cells.append(nbformat.v4.new_markdown_cell(f"> **For the teacher**\n\n{part.text}"))
+        elif part.kind == "text":
+            cells.append(nbformat.v4.new_markdown_cell(part.text))
+        else:
+            cells.append(nbformat.v4.new_code_cell(part.text))
+    for number, cell in enumerate(cells):
+        cell.id = f"cell-{number}"  # the same file from the same lesson
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    return nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+
+
+def archive(reader: str) -> bytes:
+    """Return the zip of a reader's notebooks, the same bytes for the same lessons."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as packed:
+        for file in sorted(LESSONS.glob("*.md")):
+            name = zipfile.ZipInfo(f"{reader}/{file.stem}.ipynb", (2020, 1, 1, 0, 0, 0))
+            packed.writestr(name, nbformat.writes(notebook(file.read_text(), reader)))
+    return stream.getvalue()
+
+
+def main() -> int:
+    """Write both archives."""
+    for reader in LEFT_OUT:
+        file = HERE / f"{reader}.zip"
+        replace_file(file, archive(reader))
+        print(f"Done: {file}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
