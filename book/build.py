@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import drawings
 import explorer
 import front
 import pages
@@ -36,6 +37,7 @@ def stage(notebooks: Path, results: Path) -> None:
     found = pages.collect([*recorded, results / notebooks.name])
     pages.write(generated, found, pages.collect([*(environment.RECORDED / "bench").glob("*")]))
     front.write(generated, found)
+    drawings.write(generated)
     for name, text in repository.instructions(where).items():
         replace_file(generated / f"{name}.md", text.encode())
     shutil.rmtree(STAGE, ignore_errors=True)

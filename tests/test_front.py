@@ -13,6 +13,7 @@ from made_up import a_result
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "book"))
+import drawings  # noqa: E402
 import explorer  # noqa: E402
 import findings  # noqa: E402
 import front  # noqa: E402
@@ -105,3 +106,14 @@ def test_the_explorer_s_script_is_the_same_numbers():
     back = whole * np.array(held["scale"])[:, None, None]
     assert np.abs(back - panel.target).max() < 1e-4 * np.abs(panel.target).max()
     assert list(held["ways"]) == ["lowest first", "joint, per image"]
+
+
+def test_drawings_are_whole_and_say_on_the_page_what_they_say_themselves(tmp_path):
+    drawings.write(tmp_path)
+    page = (ROOT / "book" / "method.md").read_text()
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == 4
+    for file in files:
+        drawing = ElementTree.parse(file).getroot()
+        image = f"```{{image}} _generated/{file.name}\n:alt: {drawing.get('aria-label')}\n"
+        assert image in page, file.name
