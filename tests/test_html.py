@@ -62,6 +62,7 @@ def pages(tmp_path_factory):
     settings = yaml.safe_dump(repository.configured(settings, WHERE))
     (folder / "_config.yml").write_text(settings)
     (folder / "book").mkdir()
+    (folder / "_extra").mkdir()
     shutil.copy(ROOT / "book" / "references.bib", folder / "book")
     (folder / "book" / "index.md").write_text("# Text\n\nA formula, $x$.\n")
     cells = [nbformat.v4.new_markdown_cell("# Code"), nbformat.v4.new_code_cell("1 + 1")]

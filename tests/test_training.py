@@ -292,7 +292,7 @@ def test_ctrl_c_keeps_the_finished_epochs_and_the_next_run_goes_on(tmp_path, mon
         _, errors = process.communicate(timeout=100)
     assert process.returncode == 130
     assert errors.splitlines()[-1] == (
-        "interrupted: the epochs that were finished are saved; run the same command again to go on."
+        "interrupted: what was finished is saved; run the same command again to go on."
     )
     assert "Traceback" not in errors and "KeyboardInterrupt" not in errors
     (checkpoint,) = tmp_path.rglob("checkpoint.safetensors")
