@@ -129,13 +129,16 @@ def chart(results: dict[str, dict[str, Result]]) -> str:
     }
     label, step, line = 160, 20, 20
     starts, x = {}, label
+    heads = {p: pages.CALLED.get(p, p).split(", ") for p in profiles}  # in lines
     for profile in profiles:
         starts[profile] = x
-        x += max(step * most[profile], 9 * len(profile)) + 12
+        x += max(step * most[profile], 8 * max(map(len, heads[profile]))) + 12
     drawn = [
-        f"<text x='{starts[p]}' y='14' font-weight='bold'>{escape(p)}</text>" for p in profiles
+        f"<text x='{starts[p]}' y='{14 + 16 * k}' font-weight='bold'>{escape(word)}</text>"
+        for p in profiles
+        for k, word in enumerate(heads[p])
     ]
-    y = 14
+    y = 14 + 16 * (max(map(len, heads.values()), default=1) - 1)
     for artefact, title in named.items():
         y += line
         paper = re.match(r"(Fig|Table|Appendi)[^:]*(?=:)", title)
@@ -146,7 +149,8 @@ def chart(results: dict[str, dict[str, Result]]) -> str:
             result = results[profile].get(artefact)
             for k, outcome in enumerate(result.claims if result else ()):
                 said = escape(
-                    f"{pages.registry()[outcome.id].statement} {profile}: {outcome.verdict}",
+                    f"{pages.registry()[outcome.id].statement} "
+                    f"{pages.CALLED.get(profile, profile)}: {outcome.verdict}",
                     quote=True,
                 )
                 centre = starts[profile] + 8 + step * k

@@ -17,7 +17,7 @@ from kclib.errors import InputError
 
 ROOT = Path(__file__).parent.parent
 #: From profile to what it is called where results stand beside each other.
-_CALLED = {
+CALLED = {
     "plain64": "photographs, plain",
     "real64": "photographs, strong",
     "paper": "photographs of the paper's size",
@@ -123,7 +123,7 @@ def claims(results: dict[str, dict[str, Result]]) -> str:
 
 def regime(profile: str, result: Result) -> str:
     """Say what a result's images are, and how well its trained networks know them."""
-    return "; ".join(filter(None, [_CALLED.get(profile, profile), result.right_answers()]))
+    return "; ".join(filter(None, [CALLED.get(profile, profile), result.right_answers()]))
 
 
 def _claim(name: str, claim: Claim, found: dict[str, dict[str, Outcome]]) -> str:

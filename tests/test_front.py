@@ -76,7 +76,7 @@ def test_each_mark_of_the_chart_leads_to_its_claim_and_says_its_verdict(recorded
     page = pages.claims(recorded)
     for profile, outcome in outcomes:
         statement = pages.registry()[outcome.id].statement
-        label = f"{statement} {profile}: {outcome.verdict}"
+        label = f"{statement} {pages.CALLED.get(profile, profile)}: {outcome.verdict}"
         assert (f"claims.html#claim-{outcome.id}", label) in said
         assert f"(claim-{outcome.id})=\n### {statement}" in page
 
