@@ -1,9 +1,11 @@
 """Two runs of one profile: where their results differ by more than rounding explains.
 
 ``python tests/numbers/comparison.py REFERENCE VARIANT ...`` chooses the tolerances: it takes
-folders of results of the same code, recorded with one thread, with two, with and without bfloat16,
-and writes into ``tolerances.yaml``, for each field, twice the largest deviation from the reference,
-and the claims whose verdicts such a change may turn.
+folders of results of the same code, the variants computed by other kernels, e.g. with
+``ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=COMPATIBLE`` in the environment, and
+writes into ``tolerances.yaml``, for each field, twice the largest deviation from the reference,
+and the claims whose verdicts such a change may turn. bfloat16 needs no variant: the profile
+computes in float32 throughout.
 """
 
 import math
@@ -108,8 +110,8 @@ def chosen(reference: Path, variants: list[Path]) -> dict:
 if __name__ == "__main__":
     first, *others = map(Path, sys.argv[1:])
     FILE.write_text(
-        "# Written by comparison.py from runs of the smoke profile with one thread and two, with\n"
-        "# and without bfloat16: twice the largest deviation of each field; fields that a\n"
-        "# measured number chooses (the best epoch); claims whose verdicts such a change turns.\n"
+        "# Written by comparison.py from runs of the smoke profile by other kernels: twice the\n"
+        "# largest deviation of each field; fields that a measured number chooses (the best\n"
+        "# epoch); claims whose verdicts such a change turns.\n"
         + yaml.safe_dump(chosen(first, others), sort_keys=True)
     )
