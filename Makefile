@@ -103,9 +103,9 @@ test: lint ## check style, code, the book (profile smoke), its numbers and pages
 	    --nbval --nbval-current-env --nbval-cell-timeout=600 notebooks/*.ipynb
 
 # The method needs no more than its own packages: tests that need the book's are left out.
-OF_THE_BOOK := kclib.book|made_up|notebooks|snakemake|nbformat
+OF_THE_BOOK := kclib.book|kclib.report|made_up|notebooks|snakemake|nbformat|yaml
 test-oldest: .venv-oldest/.installed ## check the method with the oldest versions that pyproject.toml allows
-	PATH="$(CURDIR)/.venv-oldest/bin:$$PATH" pytest --ignore kclib/book --doctest-modules kclib \
+	PATH="$(CURDIR)/.venv-oldest/bin:$$PATH" pytest --ignore kclib/book --ignore kclib/report --doctest-modules kclib \
 	    $$(grep -LE "$(OF_THE_BOOK)" tests/test_*.py)
 
 # One process, so that what is compared runs under the same conditions.
