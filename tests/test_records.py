@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
@@ -187,6 +188,12 @@ def test_notebooks_show_what_is_recorded():
         cells = json.loads(notebook.read_text())["cells"]
         outputs = [cell["outputs"] for cell in cells if cell["cell_type"] == "code"]
         assert "not recorded" not in json.dumps(outputs), f"a place lacks its number: {notebook}"
+
+
+def test_no_notebook_shows_a_path_of_the_machine_it_ran_on():
+    for path in (records.RECORDED.parent / "notebooks").glob("*.ipynb"):
+        outputs = [cell.get("outputs") for cell in json.loads(path.read_text())["cells"]]
+        assert not re.search(r"(?<![\w.])/(home|root|tmp|Users|work)/", json.dumps(outputs)), path
 
 
 def test_the_paper_s_numbers_are_there_and_nothing_is_made_up():
