@@ -5,7 +5,12 @@ if (location.protocol === "file:") {
 
 // What the theme and Sphinx leave wrong for people who do not see a page, or speak to it: a button's
 // name holds the words that are seen on it, icons have none, and a list holds items of a list.
-document.addEventListener("DOMContentLoaded", () => {
+// Icons may have become pictures before or after the page was read.
+function mend() {
+  for (const picture of document.querySelectorAll("button[aria-label] > svg")) {
+    picture.querySelector("title")?.remove();
+    picture.setAttribute("aria-hidden", "true");
+  }
   for (const icon of document.querySelectorAll("button > i")) {
     icon.removeAttribute("title");
     icon.setAttribute("aria-hidden", "true");
@@ -20,4 +25,7 @@ document.addEventListener("DOMContentLoaded", () => {
   for (const empty of document.querySelectorAll("thead th:empty")) {
     empty.setAttribute("role", "presentation");
   }
-});
+}
+
+document.addEventListener("DOMContentLoaded", mend);
+window.addEventListener("load", mend);
