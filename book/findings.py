@@ -48,16 +48,21 @@ def place(row: dict) -> str:
     return f"{network} {row['tap'].replace('_', '-')}"
 
 
-def shared(results) -> Finding | None:
-    """Return how much of a feature two trainings of one network do not have in common."""
-    profile, found = rows(results, "table1_instability")
-    found = [
+def trained_twice(results, artefact: str) -> tuple[str, list[dict]]:
+    """Return the rows of pairs that differ in their initialisation, fitted lowest order first."""
+    profile, found = rows(results, artefact)
+    return profile, [
         row
         for row in found
         if row["condition"] == "initialisations"
         and row.get("fit") == "lowest first"
         and row.get("seed") is not None
     ]
+
+
+def shared(results) -> Finding | None:
+    """Return how much of a feature two trainings of one network do not have in common."""
+    profile, found = trained_twice(results, "table1_instability")
     if not found:
         return None
     least, most = (pick(found, key=lambda row: row["instability"]) for pick in (min, max))
@@ -76,14 +81,7 @@ def shared(results) -> Finding | None:
 
 def linear(results) -> Finding | None:
     """Return how much of what two networks share is linear."""
-    profile, found = rows(results, "table2_orders")
-    found = [
-        row
-        for row in found
-        if row["condition"] == "initialisations"
-        and row["fit"] == "lowest first"
-        and row.get("seed") is not None
-    ]
+    profile, found = trained_twice(results, "table2_orders")
     if not found:
         return None
     shares = [row["x(0)"] for row in found]

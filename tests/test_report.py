@@ -23,6 +23,7 @@ from kclib.errors import InputError, StoreError
 from kclib.report import comparison, findings, items, models, page, stages
 from kclib.report.kept import Kept
 from kclib.report.layers import Products
+from kclib.report.running import run_notebook
 
 ROOT = Path(__file__).parent.parent
 SPOTTED = "<img src=x onerror=alert(1)>.png"
@@ -577,3 +578,18 @@ def test_the_package_holds_the_page_and_the_notebook(tmp_path):
     [wheel] = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert {"kclib/report/page.html", "kclib/report/own_networks.ipynb"} <= set(names)
+
+
+def test_the_notebook_runs_with_its_defaults(tmp_path, monkeypatch):
+    """A network of the book and a pruned copy of it, on drawn images."""
+    places = {"KC_STORE": "store", "KC_PROGRESS": "progress"}
+    for name, value in {name: str(tmp_path / place) for name, place in places.items()}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("KC_PROFILE", "smoke")
+    monkeypatch.setenv("KC_DEVICE", "cpu")
+    notebook = Path(page.__file__).with_name("own_networks.ipynb")
+    run_notebook(notebook, {}, tmp_path / "run.ipynb", folder=tmp_path)
+    cells = json.loads((tmp_path / "run.ipynb").read_text())["cells"]
+    drawn = [c["outputs"] for c in cells if "page.section" in "".join(c["source"])]
+    assert len(drawn) > 5
+    assert all("text/html" in outputs[-1]["data"] for outputs in drawn)
