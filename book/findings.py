@@ -11,6 +11,7 @@ from kclib.book.records import Result
 #: Profiles by what a finding is best taken from.
 PROFILES = ("plain64", "real64", "quick")
 NAMES = {"alexnet": "AlexNet", "vgg16": "VGG-16", "resnet18": "ResNet-18", "resnet34": "ResNet-34"}
+NAMES |= {"resnet50": "ResNet-50"}
 LANGUAGES = ("en", "zh")
 
 
@@ -70,9 +71,9 @@ def shared(results) -> Finding | None:
     return Finding(
         "table1_instability",
         profile,
-        "Train one network twice, from different starting weights: the second training accounts "
-        f"for all but **{low}** ({place(least)}) to **{high}** ({place(most)}) of what the first "
-        "one's layer says about an image.",
+        "Train one network twice, from different starting weights: of what the first training's "
+        f"layer says about an image, **{low}** ({place(least)}) to **{high}** ({place(most)}) "
+        "cannot be reconstructed from the second's.",
         "同一个网络从不同的初始值训练两次：第一次训练得到的特征中，"
         f"有 **{low}**（{place(least)}）到 **{high}**（{place(most)}）"
         "是第二次训练的特征无法重建的。",
@@ -90,7 +91,7 @@ def linear(results) -> Finding | None:
     return Finding(
         "table2_orders",
         profile,
-        f"What they share is mostly linear: a linear map alone gives **{low}** to **{high}** of a "
+        f"How much of it is linear? A linear map alone reconstructs **{low}** to **{high}** of a "
         f"layer, and two non-linear steps add at most **{more}**.",
         f"两者共有的知识大多是线性的：仅用一个线性变换就能重建 **{low}** 到 **{high}**，"
         f"再加两层非线性最多只多出 **{more}**。",

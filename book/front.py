@@ -60,7 +60,7 @@ def idea(panel: explorer.Panel) -> str:
     named = [("", "what network B", "makes of it", target)]
     for k, part in enumerate(parts):
         named.append(("=" if k == 0 else "+", "what A gives of it", steps[min(k, 3)], part))
-    named.append(("+", "what A", "does not have", target - parts.sum(0)))
+    named.append(("+", "what", "is left", target - parts.sum(0)))
     tiles += [(s, a, b, explorer.png(coloured(m, limit))) for s, a, b, m in named]
     side, gap = 128, 38
     width, height = len(tiles) * (side + gap) - gap + 20, side + 62
@@ -89,7 +89,7 @@ def idea(panel: explorer.Panel) -> str:
 
 ALTERNATIVE = (
     "What network B makes of an image, as a map, is a sum of maps: what network A gives of it "
-    "directly, in one step more, in two steps more, and what A does not have."
+    "directly, in one step more, in two steps more, and what is left."
 )
 
 #: By verdict: a mark that is told apart without colour, and its colour.

@@ -13,6 +13,7 @@ from made_up import a_result
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "book"))
+import composing  # noqa: E402
 import drawings  # noqa: E402
 import explorer  # noqa: E402
 import findings  # noqa: E402
@@ -110,10 +111,19 @@ def test_the_explorer_s_script_is_the_same_numbers():
 
 def test_drawings_are_whole_and_say_on_the_page_what_they_say_themselves(tmp_path):
     drawings.write(tmp_path)
-    page = (ROOT / "book" / "method.md").read_text()
+    pages = "".join((ROOT / "book" / f"{page}.md").read_text() for page in ("method", "fitting"))
     files = sorted(tmp_path.iterdir())
-    assert len(files) == 4
+    assert len(files) == len(drawings.DRAWINGS) == 8
     for file in files:
-        drawing = ElementTree.parse(file).getroot()
-        image = f"```{{image}} _generated/{file.name}\n:alt: {drawing.get('aria-label')}\n"
-        assert image in page, file.name
+        said = ElementTree.parse(file).getroot().get("aria-label")
+        assert said == drawings.alternative(file.stem)
+        image = f"```{{image}} _generated/{file.name}\n:alt: {said}\n"
+        assert image in pages or file.stem in composing.DRAWN.values(), file.name
+
+
+def test_the_curve_of_the_ridge_shows_what_its_words_say():
+    ridges, on_fit, on_others = drawings.errors_by_ridge()
+    assert len(ridges) == len(on_fit) == len(on_others) and on_fit == sorted(on_fit)
+    best = on_others.index(min(on_others))
+    assert 0 < best < len(ridges) - 1 and on_others[0] > on_others[best] < on_others[-1]
+    assert min(on_others) > 0.5 > on_fit[0]  # a half is the best that any map can do

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from ..disentangler import Disentangler
 from .pictures import Pictures
 from .records import REGIMES
+from .tables import written
 
 #: Colours that colour-blind readers can tell apart (Okabe and Ito): paper, recorded, this run.
 PAPER, RECORDED, RUN = "#000000", "#E69F00", "#0072B2"
@@ -70,7 +71,7 @@ def shares(
         )
         for k in rows if intervals else ():
             axes.plot(intervals[k], [k + shift] * 2, "-", color=colour, linewidth=2)
-    axes.set_yticks(range(len(labels)), labels)
+    axes.set_yticks(range(len(labels)), list(map(written, labels)))
     axes.invert_yaxis()
     if signed:
         axes.axvline(0, color="black", linewidth=0.8)
@@ -143,7 +144,7 @@ def recorded(found: Pictures, group: str, most: int | None = None) -> Figure:
 def _without_axes(grid, titles: list[str]) -> None:
     """Title the columns of a grid of images, which have no axes."""
     for axes, title in zip(grid[0], titles, strict=True):
-        axes.set_title(title)
+        axes.set_title(written(title))
     for axes in grid.flat:
         axes.set_xticks([])
         axes.set_yticks([])

@@ -38,6 +38,17 @@ def points(value: float, low: float | None = None, high: float | None = None) ->
     return f"{100 * value:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
 
 
+def written(name):
+    """Write the name of a part of a feature; what is no text stays as it is.
+
+    Examples
+    --------
+    >>> written("x_delta train")
+    'x^Δ train'
+    """
+    return name.replace("x_delta", "x^Δ") if isinstance(name, str) else name
+
+
 def spread(line) -> str:
     """Say how far the pairs of networks of a line (min, max, count) lie apart."""
     if not line.count > 0:
@@ -104,11 +115,12 @@ def shown(
     missing : mapping, optional
         From column to what stands where there is no number, by default nothing.
     """
-    frame = pd.DataFrame(rows)
+    frame = pd.DataFrame(rows).map(written).rename(columns=written)
     table = frame.style.hide().format(na_rep="")
     for column, form in digits.items():
         form = f"{{:.{form}f}}" if isinstance(form, int) else form
-        table = table.format(form, subset=[column], na_rep=(missing or {}).get(column, ""))
+        none = (missing or {}).get(column, "")
+        table = table.format(form, subset=[written(column)], na_rep=none)
     return table
 
 
