@@ -114,8 +114,8 @@ rule book:
         notebooks=expand(RUNS + "/{name}.ipynb", name=PROFILE.artefacts),
         results=expand(RESULTS + "/" + PROFILE.name + "/{name}.json", name=PROFILE.artefacts),
         recorded=sorted(map(str, Path("results").rglob("*.json"))),
-        pages=sorted(str(path) for path in Path("book").glob("*.*")
-            if path.is_file()),
+        pages=sorted(str(path) for pattern in ("*.*", "exercises/*.md")
+            for path in Path("book").glob(pattern) if path.is_file()),
         static=sorted(map(str, Path("book/_static").glob("*"))),
         configuration=["_config.yml", "_toc.yml"],
     output:

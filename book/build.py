@@ -1,7 +1,8 @@
 """Build the book: ``python book/build.py EXECUTED_NOTEBOOKS RESULTS``.
 
-Sphinx reads a staged copy that mirrors the repository, with executed notebooks in the place of the
-committed ones, so that launch, edit and download buttons point to files that exist there.
+Sphinx reads a staged copy that mirrors the repository, so that launch, edit and download buttons
+point to files that exist there. Executed notebooks stand in it in the place of the committed ones,
+each with its result first, and pages end with their exercises: `composing`.
 """
 
 import os
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import composing
 import drawings
 import explorer
 import front
@@ -45,14 +47,15 @@ def stage(notebooks: Path, results: Path) -> None:
     shutil.copy(ROOT / "_toc.yml", STAGE)
     settings = repository.configured(yaml.safe_load((ROOT / "_config.yml").read_text()), where)
     (STAGE / "_config.yml").write_text(yaml.safe_dump(settings, allow_unicode=True))
-    for source in [*(ROOT / "book").glob("*.md"), *(ROOT / "book").glob("*.bib"), front.PICTURE]:
+    for source in [*(ROOT / "book").glob("*.bib"), front.PICTURE]:
         shutil.copy(source, STAGE / "book")
+    told = {name: of for name, of in found.items() if name != "smoke"}
+    composing.write(notebooks, ROOT / "book", STAGE, told)
     shutil.copytree(ROOT / "book" / "_static", STAGE / "_static")
     shutil.copytree(ROOT / "book" / "_extra", STAGE / "_extra")
     maps = explorer.script(explorer.panels()).encode()
     replace_file(STAGE / "_extra" / "explorer" / "recorded.js", maps)
     shutil.copytree(generated, STAGE / "book" / "_generated")
-    shutil.copytree(notebooks, STAGE / "notebooks", ignore=shutil.ignore_patterns(".*"))
 
 
 def main() -> int:

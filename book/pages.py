@@ -1,10 +1,13 @@
 """The computed pages: claims, summary, run times and so on, written from results."""
 
 import json
+import re
 from collections import Counter
 from functools import cache
 from pathlib import Path
 
+import exercise
+import findings
 import performance
 import yaml
 
@@ -56,15 +59,20 @@ def collect(folders: list[Path]) -> dict[str, dict[str, Result]]:
 
 
 @cache
-def titles() -> dict[str, str]:
-    """Return the book's notebooks in its order, each with the heading of its page."""
+def titles(folder: str = "notebooks") -> dict[str, str]:
+    """Return the book's pages of a folder in its order, each with its heading."""
     parts = yaml.safe_load((ROOT / "_toc.yml").read_text())["parts"]
     pages = [Path(chapter["file"]) for part in parts for chapter in part["chapters"]]
     found = {}
     for page in pages:
-        if page.parent.name == "notebooks":
+        if page.parent.name != folder:
+            continue
+        if folder == "notebooks":
             first = json.loads((ROOT / page).with_suffix(".ipynb").read_text())["cells"][0]
-            found[page.name] = "".join(first["source"]).splitlines()[0].removeprefix("# ")
+            heading = "".join(first["source"]).splitlines()[0]
+        else:
+            heading = (ROOT / page).with_suffix(".md").read_text().splitlines()[0]
+        found[page.name] = heading.removeprefix("# ")
     return found
 
 
@@ -116,7 +124,12 @@ def claims(results: dict[str, dict[str, Result]]) -> str:
         outcomes: dict[str, dict[str, Outcome]] = {}
         for profile, found in results.items():
             for outcome in found[artefact].claims if artefact in found else ():
-                outcomes.setdefault(outcome.id, {})[regime(profile, found[artefact])] = outcome
+                words = {
+                    "found": in_words(outcome.found, profile),
+                    "depends": in_words(outcome.depends, profile),
+                }
+                told = outcome.model_copy(update=words)
+                outcomes.setdefault(outcome.id, {})[regime(profile, found[artefact])] = told
         blocks += [_claim(name, claim, outcomes) for name, claim in of(artefact).items()]
     return "\n".join(blocks)
 
@@ -124,6 +137,27 @@ def claims(results: dict[str, dict[str, Result]]) -> str:
 def regime(profile: str, result: Result) -> str:
     """Say what a result's images are, and how well its trained networks know them."""
     return "; ".join(filter(None, [CALLED.get(profile, profile), result.right_answers()]))
+
+
+def in_words(text: str, profile: str) -> str:
+    """Return what an outcome says in a reader's words, beside a cell that names its profile.
+
+    Examples
+    --------
+    >>> in_words("profile quick, alexnet_maps_all_0 at conv5, order 2", "quick")
+    'AlexNet of seed 0 at conv5, order 2'
+    >>> in_words("share of x_delta 0.32; vgg16_mix conv4_3 bird +4.1", "quick")
+    'share of what is left 0.32; VGG-16 conv4-3 bird +4.1'
+    """
+    text = re.sub(rf"\bprofile {re.escape(profile)}(: |, |; |$)", "", text)
+    network = rf"\b({'|'.join(findings.NAMES)})(?:_(?:maps|mix|voc))?(?:_[a-z-]+_(\d+))?\b"
+
+    def named(found: re.Match) -> str:
+        return findings.NAMES[found[1]] + (f" of seed {found[2]}" if found[2] else "")
+
+    text = re.sub(network, named, text)
+    text = re.sub(r"\bconv(\d)_(\d)\b", r"conv\1-\2", text)
+    return text.replace("x_delta", "what is left")
 
 
 def _claim(name: str, claim: Claim, found: dict[str, dict[str, Outcome]]) -> str:
@@ -217,4 +251,6 @@ def write(
         replace_file(folder / f"{page.__name__}.md", page(results).encode())
     replace_file(folder / "parameters.md", parameter_table().encode())
     replace_file(folder / "rules.md", rules().encode())
+    listed = exercise.catalogue(titles("book") | titles())
+    replace_file(folder / "exercises.md", listed.encode())
     performance.write(folder, benches or {}, results)

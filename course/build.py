@@ -7,8 +7,10 @@ A lesson is one file of Markdown. What stands between fences says who gets it:
 ``python solution``  what the task asks for: the teacher's, in its place
 ``python check``     code for all that says whether an answer is right
 ``notes``            Markdown for the teacher only
+``exercises``        for all, at home: exercises of the book, a line ``PAGE: TITLE`` each
 
-`student.zip` has tasks and checks, `teacher.zip` solutions, checks and notes.
+`student.zip` has tasks and checks, `teacher.zip` solutions, checks and notes. Exercises of the book
+stand in ``book/exercises`` and nowhere else; the teacher gets their solutions.
 """
 
 import io
@@ -24,8 +26,11 @@ from kclib.atomic import replace_file
 from kclib.errors import InputError
 
 HERE = Path(__file__).parent
+sys.path.append(str(HERE.parent / "book"))
+import exercise  # noqa: E402
+
 LESSONS = HERE / "lessons"
-KINDS = ("python", "python task", "python solution", "python check", "notes")
+KINDS = ("python", "python task", "python solution", "python check", "notes", "exercises")
 #: What each reader does not get.
 LEFT_OUT = {"student": ("python solution", "notes"), "teacher": ("python task",)}
 
@@ -64,6 +69,31 @@ def parts(lesson: str) -> list[Part]:
     return found
 
 
+def at_home(lines: str) -> list[exercise.Exercise]:
+    """Return the exercises that a lesson names.
+
+    Raises
+    ------
+    InputError
+        If the book has no such exercise.
+    """
+    found = []
+    for line in lines.splitlines():
+        page, _, title = line.partition(": ")
+        known = exercise.of(page) if page in exercise.pages() else []
+        matching = [one for one in known if one.title == title]
+        if not matching:
+            allowed = ", ".join(one.title for one in known) or ", ".join(exercise.pages())
+            raise InputError(f"a lesson names the exercise {line!r}; allowed: {allowed}.")
+        found += matching
+    return found
+
+
+def _without_links(text: str) -> str:
+    """Return Markdown whose links, which lead into the book, are words."""
+    return re.sub(r"\[([^\]]+)\]\([^)\s]+\)", r"\1", text)
+
+
 def notebook(lesson: str, reader: str) -> nbformat.NotebookNode:
     """Return a lesson as a notebook for the student or the teacher."""
     cells = []
@@ -72,6 +102,13 @@ def notebook(lesson: str, reader: str) -> nbformat.NotebookNode:
             continue
         if part.kind == "notes":
             cells.append(nbformat.v4.new_markdown_cell(f"> **For the teacher**\n\n{part.text}"))
+        elif part.kind == "exercises":
+            for one in at_home(part.text):
+                task = f"## At home: {one.title}\n\n*{one.level}, {one.minutes} minutes*\n\n"
+                cells.append(nbformat.v4.new_markdown_cell(task + _without_links(one.task)))
+                if reader == "teacher":
+                    said = f"> **Solution**\n\n{_without_links(one.solution)}"
+                    cells.append(nbformat.v4.new_markdown_cell(said))
         elif part.kind == "text":
             cells.append(nbformat.v4.new_markdown_cell(part.text))
         else:

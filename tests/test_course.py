@@ -45,7 +45,7 @@ def test_solutions_pass_the_checks(lesson, tmp_path, monkeypatch):
 @pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.stem)
 def test_every_task_has_a_solution_and_a_check(lesson):
     kinds = [p.kind for p in course.parts(lesson.read_text()) if p.kind != "text"]
-    assert kinds[:2] == ["notes", "python"]
+    assert kinds[:2] == ["notes", "python"] and kinds.pop() == "exercises"
     assert kinds[2:] == ["python task", "python solution", "python check"] * 2 + kinds[8:]
     assert len(kinds[2:]) % 3 == 0
     notes = next(p.text for p in course.parts(lesson.read_text()) if p.kind == "notes")
@@ -69,8 +69,26 @@ def test_a_student_gets_no_solution_and_no_note():
         given = "\n".join(cell.source for cell in student[lesson.stem])
         held = "\n".join(cell.source for cell in teacher[lesson.stem])
         for part in course.parts(lesson.read_text()):
+            if part.kind == "exercises":
+                for one in course.at_home(part.text):
+                    assert f"## At home: {one.title}" in given and one.title in held
+                    first = one.solution.splitlines()[0].split("[")[0]
+                    assert first not in given and first in held
+                continue
             assert (part.text in given) == (part.kind not in course.LEFT_OUT["student"])
             assert (part.text in held) == (part.kind not in course.LEFT_OUT["teacher"])
+
+
+def test_what_the_student_takes_home_is_plain_markdown():
+    for cells in unpacked("student").values():
+        for cell in cells:
+            assert not re.search(r":::|\{\w+\}`|\]\(", cell.source)
+
+
+@pytest.mark.parametrize("line", ["method: No such", "no_such_page: Direction"])
+def test_an_exercise_that_the_book_does_not_have_is_refused(line):
+    with pytest.raises(InputError, match="a lesson names the exercise"):
+        course.at_home(line)
 
 
 def test_the_same_lessons_make_the_same_archive():

@@ -26,7 +26,9 @@ from kclib import networks
 from kclib.images import archives, creatures
 
 ROOT = Path(__file__).parent.parent
-PAGES = [*sorted((ROOT / "book").glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+BOOK = ROOT / "book"
+PAGES = [*sorted(BOOK.glob("*.md")), *sorted(BOOK.glob("exercises/*.md"))]
+PAGES += [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 sys.path.insert(0, str(ROOT / "book"))
 import repository  # noqa: E402
 
@@ -213,7 +215,11 @@ def small(monkeypatch):
     monkeypatch.setattr(models, "resnet18", narrow)
 
 
-@pytest.mark.parametrize("page", [*filter(python_blocks, PAGES)], ids=lambda page: page.stem)
+def named(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("page", [*filter(python_blocks, PAGES)], ids=named)
 def test_python_runs(page, published, small, tmp_path, monkeypatch):
     folder = tmp_path / "reader"
     folder.mkdir()
@@ -226,7 +232,7 @@ def test_python_runs(page, published, small, tmp_path, monkeypatch):
             exec(compile(lines_before + block.text, page, "exec"), names)
 
 
-@pytest.mark.parametrize("page", [*filter(commands, PAGES)], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [*filter(commands, PAGES)], ids=named)
 def test_commands_are_accepted(page):
     for words in commands(page):
         check(words)

@@ -1,0 +1,105 @@
+"""Pages as the book shows them: an artefact's begins with its result and ends with exercises.
+
+In a notebook the result comes after what it is computed from. On its page it comes first: what the
+cell tagged ``result`` put out stands under the title, between the sentence that it answers and the
+verdicts of its claims, and no longer where it was computed. Run from top to bottom, the notebook
+that a page offers for download works all the same.
+"""
+
+import copy
+from pathlib import Path
+
+import answers
+import drawings
+import exercise
+import nbformat
+import pages
+
+from kclib.book.claims import of
+from kclib.book.records import Result
+
+#: Drawings that say what is compared, by the artefacts that need them.
+DRAWN = {
+    "table1_instability": "reconstruction",
+    "fig3_blind_spots": "directions",
+    "table3_refinement": "refinement",
+}
+
+
+def verdicts(artefact: str, results: dict[str, dict[str, Result]]) -> str:
+    """Return the table of an artefact's claims with their verdicts, a column a profile."""
+    profiles = [profile for profile in results if artefact in results[profile]]
+    known = of(artefact)
+    if not known or not profiles:
+        return ""
+    heads = [pages.CALLED.get(profile, profile) for profile in profiles]
+    lines = [f"| Claim | {' | '.join(heads)} |", f"| --- |{' --- |' * len(heads)}"]
+    for name, claim in known.items():
+        found = [
+            next((o.verdict for o in results[p][artefact].claims if o.id == name), "not tested")
+            for p in profiles
+        ]
+        statement = " ".join(claim.statement.split()).replace("|", "\\|").replace("`", "")
+        lines.append(f"| {{ref}}`{statement} <claim-{name}>` | {' | '.join(found)} |")
+    return "\n".join(lines)
+
+
+def _text(identity: str, text: str) -> nbformat.NotebookNode:
+    cell = nbformat.v4.new_markdown_cell(text)
+    cell.id = identity
+    return cell
+
+
+def opened(
+    notebook: nbformat.NotebookNode, artefact: str, results: dict[str, dict[str, Result]]
+) -> nbformat.NotebookNode:
+    """Return a notebook as its page: its result first, exercises last.
+
+    Parameters
+    ----------
+    notebook : nbformat.NotebookNode
+        Executed.
+    artefact : str
+        Its name.
+    results : dict
+        What is recorded, by profile and artefact.
+    """
+    page = copy.deepcopy(notebook)
+    [where] = [k for k, c in enumerate(page.cells) if "result" in c.metadata.get("tags", [])]
+    below = page.cells[where]
+    above = copy.deepcopy(below)
+    above.id = "result-first"
+    above.source = f"# What the cell {below.id!r} below puts out, shown first on the page."
+    above.metadata.tags = ["remove-input"]
+    below.outputs = []
+    below.metadata.pop("mystnb", None)
+    place = f"result-{artefact.replace('_', '-')}"
+    pointer = _text("result-pointer", f"*What this puts out stands {{ref}}`at the top <{place}>`.*")
+    title, question = page.cells[0].source.split("\n", 1)
+    sentence, profile = answers.answer(artefact, results)
+    said = f"{sentence} (*{pages.CALLED.get(profile, profile)}*)" if sentence else ""
+    top = [_text("title", title), _text("answer", f"({place})=\n{said or 'The result:'}"), above]
+    if table := verdicts(artefact, results):
+        top.append(_text("verdicts-first", table))
+    top.append(_text(page.cells[0].id, f"## The question\n\n{question.strip()}"))
+    if drawing := DRAWN.get(artefact):
+        image = f"![{drawings.alternative(drawing)}](../book/_generated/{drawing}.svg)"
+        top.append(_text("drawing", image))
+    rest = [*page.cells[1 : where + 1], pointer, *page.cells[where + 1 :]]
+    exercises = exercise.section(artefact)
+    page.cells = [*top, *rest, *([_text("exercises", exercises)] if exercises else [])]
+    return page
+
+
+def write(
+    notebooks: Path, pages_of_text: Path, stage: Path, results: dict[str, dict[str, Result]]
+) -> None:
+    """Write the pages of a stage: executed notebooks, and pages of text with their exercises."""
+    (stage / "notebooks").mkdir()
+    for path in sorted(notebooks.glob("[!.]*.ipynb")):
+        page = opened(nbformat.read(path, as_version=4), path.stem, results)
+        nbformat.write(page, stage / "notebooks" / path.name)
+    for path in sorted(pages_of_text.glob("*.md")):
+        text = path.read_text()
+        exercises = exercise.section(path.stem)
+        (stage / "book" / path.name).write_text(f"{text}\n{exercises}" if exercises else text)
