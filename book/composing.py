@@ -81,10 +81,11 @@ def opened(
     top = [_text("title", title), _text("answer", f"({place})=\n{said or 'The result:'}"), above]
     if table := verdicts(artefact, results):
         top.append(_text("verdicts-first", table))
-    top.append(_text(page.cells[0].id, f"## The question\n\n{question.strip()}"))
+    asked = ["## The question", question.strip()]
     if drawing := DRAWN.get(artefact):
         image = f"![{drawings.alternative(drawing)}](../book/_generated/{drawing}.svg)"
-        top.append(_text("drawing", image))
+        asked.insert(1, image)
+    top.append(_text(page.cells[0].id, "\n\n".join(asked)))
     rest = [*page.cells[1 : where + 1], pointer, *page.cells[where + 1 :]]
     exercises = exercise.section(artefact)
     page.cells = [*top, *rest, *([_text("exercises", exercises)] if exercises else [])]

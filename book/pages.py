@@ -215,7 +215,10 @@ def normalisations(results: dict[str, dict[str, Result]]) -> str:
         rows = artefacts["table1_instability"].rows if "table1_instability" in artefacts else []
         shares: dict[str, dict[str, float]] = {}
         for row in rows:
-            place = f"{row['network']} {row['tap']}, {row['condition']}, seed {row.get('seed')}"
+            if row.get("seed") is None:  # the mean over pairs
+                continue
+            where = f"{findings.place(row)}, {row['condition']}"
+            place = f"{where}, seed {row['seed']}"
             shares.setdefault(place, {})[row.get("fit")] = row["instability"]
         for place, found in shares.items():
             if {"joint, per image", "joint, data set"} <= found.keys():

@@ -175,6 +175,7 @@ def test_the_committed_results_make_pages(tmp_path):
         assert f"### {claim.statement}\n" in text and claim.said_by_paper() in text
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "claims.md",
+        "exercises.md",
         "normalisations.md",
         "parameters.md",
         "performance.md",

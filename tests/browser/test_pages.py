@@ -14,7 +14,7 @@ SCRIPT = Axe().axe_script
 #: Contrast takes by far the longest, word by word: the first rows of a table stand for all of them,
 #: and the code on one page for all code.
 LEFT_OUT = ["tbody tr:nth-child(n+4)", "mjx-container"]
-WITH_CODE = "book/exercises"
+WITH_CODE = "book/method"
 #: What a page's buttons are called is no standard rule of axe. Its own look at style sheets, which
 #: a page from a file may not read, is for rules about the orientation of phones.
 RULES = {"preload": False, "rules": {"label-content-name-mismatch": {"enabled": True}}}
