@@ -150,8 +150,8 @@ def check_blind_spots(rows: list[dict]) -> str:
     if all(areas.values()):
         shown = {kind: [row["value"] for row in found] for kind, found in areas.items()}
         said.append(
-            "With the torso out of network A's sight, the energy of what is left tells the torso "
-            "from the animal's other parts with an area under the curve of "
+            "On drawn animals, with the torso out of network A's sight, the energy of what is left "
+            "tells the torso from the other parts with an area under the curve of "
             f"**{min(shown['out of sight']):.2f}** to {max(shown['out of sight']):.2f}; where "
             f"nothing is hidden it is {min(shown['control']):.2f} to {max(shown['control']):.2f}."
         )
@@ -221,10 +221,10 @@ def answer(artefact: str, results: dict[str, dict[str, Result]]) -> tuple[str, s
     for found in findings.findings(results):
         if found.artefact == artefact:
             return found.en, found.profile
-    # Of planted blind spots, photographs know nothing.
     profile, rows = findings.rows(results, artefact)
-    if artefact == "check_blind_spots" and artefact in results.get("quick", {}):
-        profile, rows = "quick", results["quick"][artefact].rows
+    if profile != "quick" and artefact in results.get("quick", {}):
+        # Blind spots can be planted in drawn animals only.
+        rows = rows + _where(results["quick"][artefact].rows, question="planted")
     if not rows or artefact not in SENTENCES:
         return "", ""
     return SENTENCES[artefact](rows), profile

@@ -38,8 +38,9 @@ def prose(page: Path) -> str:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_one_thing_has_one_name(page):
+    text = prose(page)
     for word, instead in OTHERWISE.items():
-        found = re.search(rf"\b{word}\b", prose(page))
+        found = re.search(rf"\b{word}\b", text)
         assert not found, f"{found[0]!r}; the book says: {instead}"
 
 
