@@ -114,8 +114,9 @@ rule book:
         notebooks=expand(RUNS + "/{name}.ipynb", name=PROFILE.artefacts),
         results=expand(RESULTS + "/" + PROFILE.name + "/{name}.json", name=PROFILE.artefacts),
         recorded=sorted(map(str, Path("results").rglob("*.json"))),
-        pages=sorted(str(path) for path in Path("book").glob("*.*")
+        pages=sorted(str(path) for path in [*Path("book").glob("*.*"), *Path("book/reference").glob("*")]
             if path.is_file()),
+        documented=sorted(map(str, Path("kclib").rglob("*.py"))),  # the reference shows docstrings
         static=sorted(map(str, Path("book/_static").glob("*"))),
         configuration=["_config.yml", "_toc.yml"],
     output:

@@ -14,6 +14,7 @@ import drawings
 import explorer
 import front
 import pages
+import reference
 import repository
 import yaml
 
@@ -38,6 +39,7 @@ def stage(notebooks: Path, results: Path) -> None:
     pages.write(generated, found, pages.collect([*(environment.RECORDED / "bench").glob("*")]))
     front.write(generated, found)
     drawings.write(generated)
+    reference.write(generated)
     for name, text in repository.instructions(where).items():
         replace_file(generated / f"{name}.md", text.encode())
     shutil.rmtree(STAGE, ignore_errors=True)
@@ -47,6 +49,7 @@ def stage(notebooks: Path, results: Path) -> None:
     (STAGE / "_config.yml").write_text(yaml.safe_dump(settings, allow_unicode=True))
     for source in [*(ROOT / "book").glob("*.md"), *(ROOT / "book").glob("*.bib"), front.PICTURE]:
         shutil.copy(source, STAGE / "book")
+    shutil.copytree(reference.PAGES, STAGE / "book" / reference.PAGES.name)
     shutil.copytree(ROOT / "book" / "_static", STAGE / "_static")
     shutil.copytree(ROOT / "book" / "_extra", STAGE / "_extra")
     maps = explorer.script(explorer.panels()).encode()

@@ -33,9 +33,11 @@ def write(found: Comparison, folder: Path, command: str = "") -> Path:
     Examples
     --------
     >>> from tempfile import TemporaryDirectory
-    >>> from kclib.report.comparison import _two_small, compare
+    >>> from kclib import compare
+    >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+    >>> found = compare(network, network, torch.rand(40, 3, 12, 12), order=0)
     >>> with TemporaryDirectory() as place:
-    ...     page = write(compare(*_two_small(), order=0), Path(place))
+    ...     page = write(found, Path(place))
     ...     sorted(path.name for path in page.parent.iterdir())
     ['channels.csv', 'index.html', 'items.csv', 'layers.csv', 'pairs.csv', 'report.json']
     """
@@ -54,8 +56,10 @@ def section(found: Comparison, name: str) -> str:
 
     Examples
     --------
-    >>> from kclib.report.comparison import _two_small, compare
-    >>> "At a glance" in section(compare(*_two_small(), order=0), "glance")
+    >>> from kclib import compare
+    >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+    >>> found = compare(network, network, torch.rand(40, 3, 12, 12), order=0)
+    >>> "At a glance" in section(found, "glance")
     True
     """
     return _template().render(view(found), sections=[name], whole=False)
@@ -66,8 +70,10 @@ def view(found: Comparison, command: str = "") -> dict:
 
     Examples
     --------
-    >>> from kclib.report.comparison import _two_small, compare
-    >>> sorted(view(compare(*_two_small(), order=0)))[:4]
+    >>> from kclib import compare
+    >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+    >>> found = compare(network, network, torch.rand(40, 3, 12, 12), order=0)
+    >>> sorted(view(found))[:4]
     ['colours', 'command', 'done', 'glance']
     """
     numbers = record(found)
