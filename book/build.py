@@ -22,6 +22,8 @@ from kclib.atomic import replace_file
 from kclib.book import environment
 from kclib.errors import InputError
 
+#: What `kclib compare` runs.
+NOTEBOOK = Path("kclib", "report", "own_networks.ipynb")
 ROOT = Path(__file__).parent.parent
 STAGE = ROOT / "book" / "_build" / "src"
 
@@ -56,6 +58,9 @@ def stage(notebooks: Path, results: Path) -> None:
     replace_file(STAGE / "_extra" / "explorer" / "recorded.js", maps)
     shutil.copytree(generated, STAGE / "book" / "_generated")
     shutil.copytree(notebooks, STAGE / "notebooks", ignore=shutil.ignore_patterns(".*"))
+    compared = STAGE / NOTEBOOK
+    compared.parent.mkdir(parents=True)
+    (STAGE / "notebooks" / NOTEBOOK.name).rename(compared)
 
 
 def main() -> int:

@@ -11,7 +11,7 @@ PAGES = Path(__file__).parent / "reference"
 TABLE = ("| Name | What it is |", "| --- | --- |")
 #: What one wants to do, each with a page of that name, and the modules that hold it.
 GROUPS = {
-    "compare": ("report.comparison", "report.layers", "report.spots"),
+    "compare": ("report.comparison", "report.pairs", "report.layers", "report.spots"),
     "found": ("report.findings", "report.page"),
     "given": ("report.models", "report.items", "report.stages"),
     "features": ("features", "imagenet"),

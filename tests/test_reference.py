@@ -24,10 +24,13 @@ INNER = {
     "precision",
     "seeds",
     "report.command",
+    "report.forecast",
     "report.kept",
     "report.naming",
     "report.reader",
     "report.running",
+    "report.sides",
+    "report.sweep",
     "report.waiting",
     "training.epochs",
 }

@@ -1,6 +1,8 @@
 """What a comparison found, in plain records and in sentences: every number is computed."""
 
-from .comparison import TITLES, Comparison, Pair
+from .comparison import Comparison
+from .pairs import Pair
+from .sides import TITLES
 from .spots import stands_out
 
 

@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 
 from ..atomic import replace_file
-from .comparison import TITLES, Comparison
+from .comparison import Comparison
 from .findings import layers, percent, record
+from .sides import TITLES
 
 #: A scale from dark blue to yellow, which colour-blind readers can tell apart (after cividis).
 SCALE = ("#00224e", "#2a3f6d", "#575d6d", "#7c7b78", "#a59c74", "#d3c164", "#fee838")
@@ -267,7 +268,8 @@ def _data(pixels: np.ndarray, *, smooth: bool) -> str:
     """Return pixels (H, W, 3) as the address of a picture that stands in the page itself."""
     image = Image.fromarray(pixels)
     scale = _SIDE / max(image.size)
-    size = tuple(max(1, round(side * scale)) for side in image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    size = (width, height)
     image = image.resize(size, Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST)
     file = io.BytesIO()
     image.save(file, "JPEG" if smooth else "PNG", **({"quality": 85} if smooth else {}))
