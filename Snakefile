@@ -13,6 +13,7 @@ import os
 from pathlib import Path
 
 from kclib.book import code, environment, members, parameters, plans, profiles, records
+from kclib.report.command import NOTEBOOK
 
 PROFILE = profiles.load(parameters.checked({"profile": config.get("profile")})["profile"])
 NETWORKS, VALUE = {}, {}  # by key in the store; how soon each job is wanted, most wanted first
@@ -24,6 +25,14 @@ for name, needs in PROFILE.artefacts.items():
         VALUE.setdefault(key, -len(VALUE))
         NEEDED.setdefault(name, []).append(key)
     VALUE[name] = -len(VALUE)
+# What the notebook of `kclib compare` compares where nothing is named.
+COMPARED = {
+    plans.network(PROFILE, member).key: member
+    for member in (members.Member("vgg16", 0), members.Member("vgg16", 0, pruned=0.8))
+}
+for key, member in COMPARED.items():
+    NETWORKS.setdefault(key, member)
+    VALUE.setdefault(key, -len(VALUE))
 FOLDER = str(environment.store_folder() / "networks")
 RESULTS = str(
     (Path("results") if config.get("record") else environment.results_folder()).resolve()
@@ -41,7 +50,8 @@ AFTER = {
 
 def source(name):
     """Return a notebook's code and text without outputs: refreshing those changes nothing."""
-    cells = json.loads(Path(f"notebooks/{name}.ipynb").read_text())["cells"]
+    path = NOTEBOOK if name == NOTEBOOK.stem else Path(f"notebooks/{name}.ipynb")
+    cells = json.loads(path.read_text())["cells"]
     return [(cell["cell_type"], "".join(cell["source"])) for cell in cells]
 
 
@@ -89,6 +99,9 @@ rule network:
         "python -m kclib network --profile {PROFILE.name} {params.member}"
 
 
+ruleorder: comparison > notebook
+
+
 rule notebook:
     input:
         networks=lambda wildcards: [
@@ -109,13 +122,30 @@ rule notebook:
         "--output {output.notebook}"
 
 
+rule comparison:
+    input:
+        networks=[f"{FOLDER}/{key}/entry.json" for key in COMPARED],
+    output:
+        notebook=f"{RUNS}/{NOTEBOOK.name}",
+    params:
+        code=used_code(NOTEBOOK.stem),
+        text=text(NOTEBOOK.stem),
+    threads: 1
+    run:
+        from kclib.report.running import run_notebook
+
+        os.environ["KC_PROFILE"] = PROFILE.name
+        run_notebook(NOTEBOOK, {}, Path(output.notebook), folder=Path(RUNS))
+
+
 rule book:
     input:
-        notebooks=expand(RUNS + "/{name}.ipynb", name=PROFILE.artefacts),
+        notebooks=expand(RUNS + "/{name}.ipynb", name=[*PROFILE.artefacts, NOTEBOOK.stem]),
         results=expand(RESULTS + "/" + PROFILE.name + "/{name}.json", name=PROFILE.artefacts),
         recorded=sorted(map(str, Path("results").rglob("*.json"))),
-        pages=sorted(str(path) for pattern in ("*.*", "exercises/*.md")
+        pages=sorted(str(path) for pattern in ("*.*", "exercises/*.md", "reference/*")
             for path in Path("book").glob(pattern) if path.is_file()),
+        documented=sorted(map(str, Path("kclib").rglob("*.py"))),  # the reference shows docstrings
         static=sorted(map(str, Path("book/_static").glob("*"))),
         configuration=["_config.yml", "_toc.yml"],
     output:

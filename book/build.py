@@ -16,6 +16,7 @@ import drawings
 import explorer
 import front
 import pages
+import reference
 import repository
 import yaml
 
@@ -23,6 +24,8 @@ from kclib.atomic import replace_file
 from kclib.book import environment
 from kclib.errors import InputError
 
+#: What `kclib compare` runs.
+NOTEBOOK = Path("kclib", "report", "own_networks.ipynb")
 ROOT = Path(__file__).parent.parent
 STAGE = ROOT / "book" / "_build" / "src"
 
@@ -40,6 +43,7 @@ def stage(notebooks: Path, results: Path) -> None:
     pages.write(generated, found, pages.collect([*(environment.RECORDED / "bench").glob("*")]))
     front.write(generated, found)
     drawings.write(generated)
+    reference.write(generated)
     for name, text in repository.instructions(where).items():
         replace_file(generated / f"{name}.md", text.encode())
     shutil.rmtree(STAGE, ignore_errors=True)
@@ -51,11 +55,15 @@ def stage(notebooks: Path, results: Path) -> None:
         shutil.copy(source, STAGE / "book")
     told = {name: of for name, of in found.items() if name != "smoke"}
     composing.write(notebooks, ROOT / "book", STAGE, told)
+    shutil.copytree(reference.PAGES, STAGE / "book" / reference.PAGES.name)
     shutil.copytree(ROOT / "book" / "_static", STAGE / "_static")
     shutil.copytree(ROOT / "book" / "_extra", STAGE / "_extra")
     maps = explorer.script(explorer.panels()).encode()
     replace_file(STAGE / "_extra" / "explorer" / "recorded.js", maps)
     shutil.copytree(generated, STAGE / "book" / "_generated")
+    compared = STAGE / NOTEBOOK
+    compared.parent.mkdir(parents=True)
+    (STAGE / "notebooks" / NOTEBOOK.name).rename(compared)
 
 
 def main() -> int:

@@ -98,7 +98,9 @@ def write(
     """Write the pages of a stage: executed notebooks, and pages of text with their exercises."""
     (stage / "notebooks").mkdir()
     for path in sorted(notebooks.glob("[!.]*.ipynb")):
-        page = opened(nbformat.read(path, as_version=4), path.stem, results)
+        page = nbformat.read(path, as_version=4)
+        if path.stem in pages.titles():  # the report on two networks is of no artefact
+            page = opened(page, path.stem, results)
         nbformat.write(page, stage / "notebooks" / path.name)
     for path in sorted(pages_of_text.glob("*.md")):
         text = path.read_text()

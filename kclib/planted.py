@@ -56,12 +56,12 @@ def planted(
 ) -> Planted:
     """Draw features of which each order explains a given share.
 
-    x is Gaussian, independent at all positions, and
+    x is Gaussian, independent at all positions, and ::
 
         x* = A x + B z + D t + noise,    z_i = |c_i x|,    t_j = |u_j + v_j| - |u_j - v_j|,
 
     with orthonormal directions c_i, random A, B and D, and u_j and v_j sums of disjoint halves of
-    the z_i, as many of them subtracted as added. |a| is ReLU(a) + ReLU(-a), so z takes one
+    the z_i, as many of them subtracted as added. ``|a|`` is ReLU(a) + ReLU(-a), so z takes one
     non-linear step and t two. The parts are uncorrelated: A x changes sign with x, and z and t do
     not; t_j changes sign if in one half the added and the subtracted z_i trade places, and the z_i
     of the other half do not notice.
@@ -72,7 +72,7 @@ def planted(
         N, C and H = W: from 2, 1 and 1.
     rank : int
         Directions c_i, 1 to ``channels``. With a second order a multiple of 4, up to half of
-        ``channels``: each |c_i x| takes two units of a layer. Of 4 or 8 directions, one wide
+        ``channels``: each ``|c_i x|`` takes two units of a layer. Of 4 or 8 directions, one wide
         non-linear step can imitate much of a second order.
     shares : tuple of float
         Of orders 0, 1 and 2, none negative, with a sum of at most 1; missing ones are 0. What they

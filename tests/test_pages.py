@@ -19,6 +19,7 @@ sys.path.insert(0, str(ROOT / "book"))
 import build  # noqa: E402
 import front  # noqa: E402
 import pages  # noqa: E402
+import reference  # noqa: E402
 import repository  # noqa: E402
 
 
@@ -208,13 +209,14 @@ def test_every_parameter_that_a_notebook_has_is_explained():
 def test_the_pages_that_the_book_includes_are_written(tmp_path):
     pages.write(tmp_path, {})
     front.write(tmp_path, {})
+    reference.write(tmp_path)
     written = {path.name for path in tmp_path.iterdir()}
     written |= {f"{name}.md" for name in repository.instructions(None)}
     included = {
         line.split("_generated/")[1].rstrip()
-        for page in (ROOT / "book").glob("*.md")
+        for page in [*(ROOT / "book").glob("*.md"), *reference.PAGES.glob("*.md")]
         for line in page.read_text().splitlines()
-        if line.startswith("```{include} _generated/")
+        if line.startswith("```{include}") and "_generated/" in line
     }
     assert included == written
 

@@ -20,7 +20,7 @@ import kclib
 from kclib import features, fit, similarity
 from kclib.__main__ import main
 from kclib.errors import InputError, StoreError
-from kclib.report import comparison, findings, items, models, page, stages
+from kclib.report import findings, items, models, page, pairs, stages
 from kclib.report.kept import Kept
 from kclib.report.layers import Products
 from kclib.report.running import run_notebook
@@ -169,6 +169,10 @@ def test_a_second_training_run_gives_the_usual_spread_and_the_calibration(pictur
     assert all(pair.again < 0.01 for pair in towards_b)  # it is the same network
     assert all(pair.again is None for pair in found.pairs if pair.target == "a")
     assert "B trained again: 100 %" in findings.sentences(found)[1]
+    found = kclib.compare(a, b, pictures, again_a=a, order=0)
+    assert all(pair.again < 0.01 for pair in found.pairs if pair.target == "a")
+    assert all(pair.again is None for pair in found.pairs if pair.target == "b")
+    assert "A trained again: 100 %" in findings.sentences(found)[3]
 
 
 def test_named_layers_and_pairs_are_read(pictures):
@@ -470,12 +474,12 @@ def test_a_comparison_that_was_interrupted_goes_on(pictures, tmp_path, monkeypat
         made.append(fit(*words, **options))
         return made[-1]
 
-    monkeypatch.setattr(comparison, "fit", stopping)
+    monkeypatch.setattr(pairs, "fit", stopping)
     with pytest.raises(KeyboardInterrupt):
         kclib.compare(a, b, pictures, order=1, folder=tmp_path)
     assert not any(module._forward_hooks for module in a.modules())
     again = []
-    monkeypatch.setattr(comparison, "fit", lambda *w, **o: again.append(fit(*w, **o)) or again[-1])
+    monkeypatch.setattr(pairs, "fit", lambda *w, **o: again.append(fit(*w, **o)) or again[-1])
     monkeypatch.setattr(Products, "add", lambda *_: pytest.fail("the pass is made again"))
     found = kclib.compare(a, b, pictures, order=1, folder=tmp_path)
     assert findings.record(found)["pairs"] == findings.record(whole)["pairs"]

@@ -53,7 +53,8 @@ def test_with_a_repository_buttons_lead_to_the_branch_that_is_built():
 def test_pages_stand_in_the_book_where_they_stand_in_the_repository():
     """So that edit and launch buttons, which follow the book's layout, lead to files that exist."""
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
-    files = [toc["root"]] + [c["file"] for part in toc["parts"] for c in part["chapters"]]
+    chapters = [chapter for part in toc["parts"] for chapter in part["chapters"]]
+    files = [toc["root"]] + [p["file"] for c in chapters for p in [c, *c.get("sections", [])]]
     listed = subprocess.run(["git", "-C", ROOT, "ls-files"], capture_output=True, text=True)
     if listed.returncode:
         pytest.skip("this is no clone: nothing says which files are committed")

@@ -4,7 +4,8 @@ if (location.protocol === "file:") {
 }
 
 // What the theme and Sphinx leave wrong for people who do not see a page, or speak to it: a button's
-// name holds the words that are seen on it, icons have none, and a list holds items of a list.
+// name holds the words that are seen on it, icons and arrows have none, and a list holds the items
+// of a list.
 // Icons may have become pictures before or after the page was read.
 function mend() {
   for (const picture of document.querySelectorAll("button[aria-label] > svg")) {
@@ -17,6 +18,10 @@ function mend() {
   }
   for (const named of document.querySelectorAll("button[aria-label], summary[aria-label]")) {
     if (named.textContent.trim()) named.removeAttribute("aria-label");
+  }
+  for (const arrow of document.querySelectorAll(".bd-sidebar-primary li > details > summary")) {
+    const chapter = arrow.closest("li").querySelector("a").textContent.trim();
+    arrow.setAttribute("aria-label", `Pages of ${chapter}`);
   }
   for (const reference of document.querySelectorAll(".citation-list > .citation")) {
     reference.setAttribute("role", "listitem");

@@ -129,11 +129,6 @@ def device() -> str:
     return named
 
 
-def progress_file() -> str | None:
-    """Return the file that progress bars are drawn to; None for standard error."""
-    return os.environ.get("KC_PROGRESS")
-
-
 def use_one_thread() -> None:
     """Compute with one thread, unless ``OMP_NUM_THREADS`` says how many.
 

@@ -1,12 +1,11 @@
 """Progress bars with the time left, where a person can see them."""
 
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from tqdm import tqdm
 
-from . import environment
+from ..report.waiting import terminal
 
 
 @contextmanager
@@ -14,25 +13,17 @@ def bar(title: str, unit: str = "step") -> Iterator[Callable[[int, int, str], No
     """Show one progress bar; yields the callback ``progress(done, total, text)`` that moves it.
 
     Of bytes, ``"B"``, their number is written in kB, MB or GB.
-    Bars go to standard error, or to the file named by the environment variable ``KC_PROGRESS``:
-    the terminal of a run whose notebooks must not keep them. What that file holds is kept; if it
-    cannot be opened, standard error serves: no work stops for want of a bar.
     """
-    stream = sys.stderr
-    if named := environment.progress_file():
-        with suppress(OSError):
-            stream = open(named, "a")
-    how = {"unit": unit, "unit_scale": unit == "B", "mininterval": 1.0}
-    line = tqdm(desc=title, file=stream, leave=False, disable=None, **how)
+    with terminal() as stream:
+        how = {"unit": unit, "unit_scale": unit == "B", "mininterval": 1.0}
+        line = tqdm(desc=title, file=stream, leave=False, disable=None, **how)
 
-    def progress(done: int, total: int, text: str = "") -> None:
-        line.total = total
-        line.set_postfix_str(text, refresh=False)
-        line.update(done - line.n)
+        def progress(done: int, total: int, text: str = "") -> None:
+            line.total = total
+            line.set_postfix_str(text, refresh=False)
+            line.update(done - line.n)
 
-    try:
-        yield progress
-    finally:
-        line.close()
-        if stream is not sys.stderr:
-            stream.close()
+        try:
+            yield progress
+        finally:
+            line.close()

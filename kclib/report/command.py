@@ -39,9 +39,10 @@ def add_to(commands) -> None:
     add("--images-b", metavar="DIR", help="other versions of the same files, for B")
     add("--out", metavar="DIR", default="report", help="where the report goes (default: report)")
     add("--again", metavar="NET", help="a second training run of B: the usual spread")
-    for name in ("a", "b", "again"):
-        help_ = {"a": "weights of A (likewise -b, -again): .safetensors, a state\ndict, or random"}
-        add(f"--weights-{name}", metavar="FILE", help=help_.get(name, argparse.SUPPRESS))
+    add("--again-a", metavar="NET", help="likewise of A")
+    said = "weights of A (likewise -b, -again, -again-a): .safetensors,\nstate dict, or random"
+    for name in ("a", "b", "again", "again-a"):
+        add(f"--weights-{name}", metavar="FILE", help=said if name == "a" else argparse.SUPPRESS)
     add("--taps-a", metavar="X,Y", help="layers of A (likewise --taps-b); default: a handful")
     add("--taps-b", metavar="X,Y", help=argparse.SUPPRESS)
     add("--list-taps", action="store_true", help="list layers with shapes and cost, and stop")

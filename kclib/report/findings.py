@@ -1,6 +1,8 @@
 """What a comparison found, in plain records and in sentences: every number is computed."""
 
-from .comparison import TITLES, Comparison, Pair
+from .comparison import Comparison
+from .pairs import Pair
+from .sides import TITLES
 from .spots import stands_out
 
 
@@ -21,8 +23,11 @@ def record(found: Comparison) -> dict:
 
     Examples
     --------
-    >>> from kclib.report.comparison import _two_small, compare
-    >>> sorted(record(compare(*_two_small(), order=0)))
+    >>> import torch
+    >>> from kclib import compare
+    >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+    >>> found = compare(network, network, torch.rand(40, 3, 12, 12), order=0)
+    >>> sorted(record(found))
     ['at a glance', 'items', 'layer by layer', 'networks', 'pairs', 'what was done']
     """
     items = found.items
@@ -46,8 +51,11 @@ def layers(found: Comparison) -> list[dict]:
 
     Examples
     --------
-    >>> from kclib.report.comparison import _two_small, compare
-    >>> list(layers(compare(*_two_small(), order=0))[0])
+    >>> import torch
+    >>> from kclib import compare
+    >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+    >>> found = compare(network, network, torch.rand(40, 3, 12, 12), order=0)
+    >>> list(layers(found)[0])
     ['from', 'layer', 'to', 'target', 'left', 'floor', 'ceiling', 'linear CKA', 'best']
     """
     rows = []
@@ -77,8 +85,10 @@ def pair(found: Comparison, one: Pair) -> dict:
 
     Examples
     --------
-    >>> from kclib.report.comparison import _two_small, compare
-    >>> found = compare(*_two_small(), order=0)
+    >>> import torch
+    >>> from kclib import compare
+    >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+    >>> found = compare(network, network, torch.rand(40, 3, 12, 12), order=0)
     >>> len(pair(found, found.pairs[0])["items"])
     10
     """
@@ -129,8 +139,11 @@ def sentences(found: Comparison) -> list[str]:
 
     Examples
     --------
-    >>> from kclib.report.comparison import _two_small, compare
-    >>> len(sentences(compare(*_two_small(), order=0)))
+    >>> import torch
+    >>> from kclib import compare
+    >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+    >>> found = compare(network, network, torch.rand(40, 3, 12, 12), order=0)
+    >>> len(sentences(found))
     4
     """
     said = []

@@ -319,7 +319,7 @@ def _of_tensors(given, source: str) -> Items:
         elif isinstance(value, torch.Tensor):
             mark.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     names = tuple(f"item {k}" for k in range(count))
-    plain = given.shape if isinstance(given, torch.Tensor | np.ndarray) else ()
+    plain: tuple[int, ...] = given.shape if isinstance(given, torch.Tensor | np.ndarray) else ()
     if len(plain) == 4 and plain[1] == 3 and "uint8" in str(given.dtype):
 
         def one(k: int) -> Image.Image:

@@ -168,7 +168,7 @@ class Products:
 
         Pairs whose maps cannot be brought to one size (a line of tokens and maps) are left out.
         """
-        left = {}
+        left: dict[tuple[str, str], float] = {}
         self._norms = {}  # of normal matrices, for CKA
         for a in self.shapes[one]:
             targets = [b for key, tap, other_key, b in self.pairs

@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 
 from ..errors import InputError, choose
@@ -73,11 +74,13 @@ def called(text: str, what: str):
 def _from_file(file: Path):
     if not file.is_file():
         raise InputError(f"there is no file {file}; name one that holds the function.")
-    specification = importlib.util.spec_from_file_location(f"_named_{file.stem}", file.resolve())
+    loader = SourceFileLoader(f"_named_{file.stem}", str(file.resolve()))
+    specification = ModuleSpec(loader.name, loader, origin=loader.path)
+    specification.has_location = True  # the module's __file__
     module = importlib.util.module_from_spec(specification)
-    sys.modules[specification.name] = module  # dataclasses and the like look there
+    sys.modules[loader.name] = module  # dataclasses and the like look there
     with _first_on_the_path(file.parent):
-        specification.loader.exec_module(module)
+        loader.exec_module(module)
     return module
 
 

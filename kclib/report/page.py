@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 
 from ..atomic import replace_file
-from .comparison import TITLES, Comparison
+from .comparison import Comparison
 from .findings import layers, percent, record
+from .sides import TITLES
 
 #: A scale from dark blue to yellow, which colour-blind readers can tell apart (after cividis).
 SCALE = ("#00224e", "#2a3f6d", "#575d6d", "#7c7b78", "#a59c74", "#d3c164", "#fee838")
@@ -33,9 +34,11 @@ def write(found: Comparison, folder: Path, command: str = "") -> Path:
     Examples
     --------
     >>> from tempfile import TemporaryDirectory
-    >>> from kclib.report.comparison import _two_small, compare
+    >>> from kclib import compare
+    >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+    >>> found = compare(network, network, torch.rand(40, 3, 12, 12), order=0)
     >>> with TemporaryDirectory() as place:
-    ...     page = write(compare(*_two_small(), order=0), Path(place))
+    ...     page = write(found, Path(place))
     ...     sorted(path.name for path in page.parent.iterdir())
     ['channels.csv', 'index.html', 'items.csv', 'layers.csv', 'pairs.csv', 'report.json']
     """
@@ -54,8 +57,10 @@ def section(found: Comparison, name: str) -> str:
 
     Examples
     --------
-    >>> from kclib.report.comparison import _two_small, compare
-    >>> "At a glance" in section(compare(*_two_small(), order=0), "glance")
+    >>> from kclib import compare
+    >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+    >>> found = compare(network, network, torch.rand(40, 3, 12, 12), order=0)
+    >>> "At a glance" in section(found, "glance")
     True
     """
     return _template().render(view(found), sections=[name], whole=False)
@@ -66,8 +71,10 @@ def view(found: Comparison, command: str = "") -> dict:
 
     Examples
     --------
-    >>> from kclib.report.comparison import _two_small, compare
-    >>> sorted(view(compare(*_two_small(), order=0)))[:4]
+    >>> from kclib import compare
+    >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+    >>> found = compare(network, network, torch.rand(40, 3, 12, 12), order=0)
+    >>> sorted(view(found))[:4]
     ['colours', 'command', 'done', 'glance']
     """
     numbers = record(found)
@@ -261,7 +268,8 @@ def _data(pixels: np.ndarray, *, smooth: bool) -> str:
     """Return pixels (H, W, 3) as the address of a picture that stands in the page itself."""
     image = Image.fromarray(pixels)
     scale = _SIDE / max(image.size)
-    size = tuple(max(1, round(side * scale)) for side in image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    size = (width, height)
     image = image.resize(size, Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST)
     file = io.BytesIO()
     image.save(file, "JPEG" if smooth else "PNG", **({"quality": 85} if smooth else {}))

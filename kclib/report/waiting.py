@@ -4,16 +4,37 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from typing import TextIO
 
 from tqdm import tqdm
+
+
+@contextmanager
+def terminal() -> Iterator[TextIO]:
+    """Yield what bars are drawn to: standard error, or the file that ``KC_PROGRESS`` names.
+
+    That file is the terminal of a run whose notebooks must not keep bars. What it holds is kept;
+    if it cannot be opened, standard error serves: no work stops for want of a bar.
+
+    Examples
+    --------
+    >>> with terminal() as stream:
+    ...     stream.writable()
+    True
+    """
+    with ExitStack() as stack:
+        stream = sys.stderr
+        if named := os.environ.get("KC_PROGRESS"):
+            with suppress(OSError):
+                stream = stack.enter_context(open(named, "a"))
+        yield stream
 
 
 @contextmanager
 def waiting() -> Iterator[tuple[Callable[[int, int, str], None], Callable[[str], None]]]:
     """Yield `progress` and `tell` as `kclib.compare` takes them.
 
-    They write to standard error, or to the file that ``KC_PROGRESS`` names: the terminal of a run
-    whose notebook must not keep bars. Lines are printed too, so that a notebook keeps those.
+    They write to the `terminal`. Lines are printed too, so that a notebook keeps those.
 
     Examples
     --------
@@ -21,11 +42,7 @@ def waiting() -> Iterator[tuple[Callable[[int, int, str], None], Callable[[str],
     ...     tell("a line")
     a line
     """
-    with ExitStack() as stack:
-        stream = sys.stderr
-        if named := os.environ.get("KC_PROGRESS"):
-            with suppress(OSError):  # no work stops for want of a bar
-                stream = stack.enter_context(open(named, "a"))
+    with terminal() as stream:
         bars: dict[str, tqdm] = {}
 
         def end() -> None:
@@ -48,5 +65,7 @@ def waiting() -> Iterator[tuple[Callable[[int, int, str], None], Callable[[str],
                 tqdm.write(text, file=stream)
             print(text)
 
-        stack.callback(end)
-        yield progress, tell
+        try:
+            yield progress, tell
+        finally:
+            end()

@@ -263,7 +263,7 @@ def consistent_part(
     Returns
     -------
     torch.Tensor
-        float32, shape (N, C*, *size).
+        float32, shape (N, C*, H*, W*), the maps of that size.
 
     Raises
     ------

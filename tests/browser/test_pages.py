@@ -8,7 +8,8 @@ from axe_playwright_python.sync_playwright import Axe
 
 PHONE = {"width": 390, "height": 844}
 TOC = yaml.safe_load((Path(__file__).parents[2] / "_toc.yml").read_text())
-FILES = [chapter["file"] for part in TOC["parts"] for chapter in part["chapters"]]
+CHAPTERS = [chapter for part in TOC["parts"] for chapter in part["chapters"]]
+FILES = [page["file"] for one in CHAPTERS for page in [one, *one.get("sections", [])]]
 PAGES = [TOC["root"], *FILES, "search", "genindex", "prf-prf"]
 SCRIPT = Axe().axe_script
 #: Contrast takes by far the longest, word by word: the first rows of a table stand for all of them,
