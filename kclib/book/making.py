@@ -18,7 +18,7 @@ from .. import networks, solver
 from ..disentangler import Disentangler, StagewiseDisentangler
 from ..errors import DegenerateFeatures
 from ..features import extract
-from ..images import datasets
+from ..images import alterations, datasets
 from ..images.datasets import ImageSet
 from ..measures import Evaluation
 from ..training import classifier, distillation, pruning, refinement
@@ -272,9 +272,10 @@ class Workshop:
             with progress.bar(plan.title) as show:
                 data = Data(**settings["data"])
                 hide = tuple(settings["hide"])
-                return sources.images(
+                found = sources.images(
                     data, settings["split"], settings["size"], hide=hide, progress=show
-                ).parts()
+                )
+                return alterations.altered(found, settings.get("altered", ())).parts()
 
         if plan.key not in self._images:
             made = self.store.make(self.store.path(plan.kind, plan.key), make)

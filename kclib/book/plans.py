@@ -54,7 +54,13 @@ class Plan:
         return content_key({"settings": self.settings, "needs": needs, "code": made_by})
 
 
-def images(profile: Profile, network: str, split: str, hide: tuple[str, ...] = ()) -> Plan:
+def images(
+    profile: Profile,
+    network: str,
+    split: str,
+    hide: tuple[str, ...] = (),
+    altered: tuple[str, ...] = (),
+) -> Plan:
     """Plan the images of a split, as large as a network sees them.
 
     Parameters
@@ -65,6 +71,8 @@ def images(profile: Profile, network: str, split: str, hide: tuple[str, ...] = (
     split : {"train", "test"}
     hide : tuple of str
         Parts of Creatures that are painted over.
+    altered : tuple of str
+        What is done to them then; see `kclib.images.alterations`.
     """
     data = profile.data_of(network)
     size = profile.networks[network].size
@@ -75,6 +83,9 @@ def images(profile: Profile, network: str, split: str, hide: tuple[str, ...] = (
         "hide": list(hide),
         "origin": sources.key(data, split, size, hide=hide),
     }
+    if altered:
+        settings["altered"] = list(altered)
+        settings["altering"] = code.digest("images.alterations", "altered")
     # The origin's key names the code that draws or reads them.
     return Plan("images", settings, title=f"preparing {split} images")
 
@@ -88,7 +99,9 @@ def network(profile: Profile, member: Member) -> Plan:
     described = profile.networks[member.name]
     recipe, maker = replace(described.training(), mixed=profile.mixed), "trained"
     needs = {
-        "train": images(profile, member.name, "train", described.hidden_parts),
+        "train": images(
+            profile, member.name, "train", described.hidden_parts, described.altered
+        ),
         "test": images(profile, member.name, "test"),
     }
     settings = {
@@ -120,6 +133,7 @@ def fit(
     *,
     group: str | None = None,
     hide: tuple[str, ...] = (),
+    altered: tuple[str, ...] = (),
     **options,
 ) -> Plan:
     """Plan a disentangler from A's features to B's; parameters as for `Study.compare`.
@@ -140,7 +154,7 @@ def fit(
         effort["epochs"] = profile.fit_epochs
     needs = {"a": network(profile, a), "b": network(profile, b)}
     for split in sources.SPLITS:
-        needs[f"a {split}"] = images(profile, a.name, split, hide)
+        needs[f"a {split}"] = images(profile, a.name, split, hide, altered)
         needs[f"b {split}"] = images(profile, b.name, split)
     settings = {
         "taps": {"a": tap, "b": target_tap or tap},

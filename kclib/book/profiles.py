@@ -4,9 +4,17 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from ..errors import InputError, choose
+from ..images import alterations
 from ..images.creatures import PART_NAMES
 from ..networks import ARCHITECTURES
 from ..training.classifier import RECIPES, Recipe
@@ -43,6 +51,9 @@ class Network(_Strict):
     hidden_parts: tuple[Literal[PART_NAMES], ...] = Field(
         default=(), description="of Creatures, painted over in the images it is trained on"
     )
+    altered: tuple[str, ...] = Field(
+        default=(), description="what is done to the images it is trained on; see alterations"
+    )
     architecture: Literal[ARCHITECTURES]
     width: float = Field(gt=0, le=1)
     size: int = Field(ge=32, le=224, description="side of the images in pixels")
@@ -56,6 +67,16 @@ class Network(_Strict):
     unfitted: str = Field(
         default="", description="why it may know less of its training images than `FITTED`"
     )
+
+    @field_validator("altered")
+    @classmethod
+    def _known(cls, names):
+        for name in names:
+            try:
+                alterations.known(name)
+            except InputError as error:
+                raise ValueError(str(error)) from None
+        return names
 
     def training(self) -> Recipe:
         """Return the recipe with this network's changes."""

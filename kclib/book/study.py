@@ -131,6 +131,7 @@ class Study:
         split: str,
         group: str | None = None,
         hide: tuple[str, ...] = (),
+        altered: tuple[str, ...] = (),
     ) -> torch.Tensor:
         """Return a network's features of a split's images at a tap, float32 (N, C, H, W).
 
@@ -145,9 +146,11 @@ class Study:
             A coarse label: of the images with it only.
         hide : tuple of str
             Parts of Creatures that are painted over in the images.
+        altered : tuple of str
+            What is done to the images then; see `kclib.images.alterations`.
         """
         self._note(member)
-        images = plans.images(self.profile, member.name, split, hide)
+        images = plans.images(self.profile, member.name, split, hide, altered)
         return self._workshop.features(plans.network(self.profile, member), images, tap, group)
 
     def compare(
@@ -159,6 +162,7 @@ class Study:
         *,
         group: str | None = None,
         hide: tuple[str, ...] = (),
+        altered: tuple[str, ...] = (),
         **options,
     ) -> Comparison:
         """Fit, or load, the disentangler from A's features to B's.
@@ -178,6 +182,8 @@ class Study:
             A coarse label: only the images with it are used.
         hide : tuple of str
             Parts of Creatures that are painted over in what A sees, not in what B sees.
+        altered : tuple of str
+            What is done to the images that A sees, not to what B sees: changes of pictures only.
         options
             Of `kclib.fit`: order, penalty, norm, solver, kernel_size, seed.
 
@@ -186,7 +192,8 @@ class Study:
         InputError
             If the two networks belong to different images.
         """
-        plan = plans.fit(self.profile, a, b, tap, target_tap, group=group, hide=hide, **options)
+        seen = {"group": group, "hide": hide, "altered": altered}
+        plan = plans.fit(self.profile, a, b, tap, target_tap, **seen, **options)
         self._note(a)
         self._note(b)
         return self._workshop.fit(plan)
