@@ -149,7 +149,7 @@ def in_words(text: str, profile: str) -> str:
     >>> in_words("share of x_delta 0.32; vgg16_mix conv4_3 bird +4.1", "quick")
     'share of what is left 0.32; VGG-16 conv4-3 bird +4.1'
     """
-    text = re.sub(rf"\bprofile {re.escape(profile)}(: |, |; |$)", "", text)
+    text = re.sub(rf"^profile {re.escape(profile)}(: |, |$)", "", text)
     network = rf"\b({'|'.join(findings.NAMES)})(?:_(?:maps|mix|voc))?(?:_[a-z-]+_(\d+))?\b"
 
     def named(found: re.Match) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -184,6 +185,20 @@ def test_the_committed_results_make_pages(tmp_path):
         "runtimes.md",
         "summary.md",
     ]
+
+
+def test_cells_of_claims_speak_of_networks_as_readers_do():
+    found = pages.collect([path for path in environment.RECORDED.iterdir() if path.is_dir()])
+    rows = [line for line in pages.claims(found).splitlines() if line.startswith("| ")]
+    rows = [row for row in rows if "**" in row]
+    assert len(rows) > 60
+    for row in rows:
+        assert not re.search(r"\w_(all|maps|mix|voc|\d)|x_delta|profile (quick|real64)[,:]", row), (
+            row
+        )
+    said = "profile quick, vgg16_maps_all_5 at conv4_3: x_delta 0.1; see profile quick"
+    told = "VGG-16 of seed 5 at conv4-3: what is left 0.1; see profile quick"
+    assert pages.in_words(said, "quick") == told
 
 
 def test_the_claims_page_leads_to_what_was_fixed_when():
