@@ -109,9 +109,10 @@ test-oldest: .venv-oldest/.installed ## check the method with the oldest version
 	    $$(grep -LE "$(OF_THE_BOOK)" tests/test_*.py)
 
 # One process, so that what is compared runs under the same conditions.
-bench: .venv/.installed ## time the fast solver against the authors' recipe, into results/bench
+bench: .venv/.installed ## time the solver and the matrix of layers against others' code, into results/bench
 	$(WITH_VENV) KC_RESULTS="$(CURDIR)/results/bench" python bench/solver.py --profile $(PROFILE) \
 	    --cap $(CAP) --seeds $(SEEDS) $(if $(PAIRS),--pairs $(PAIRS))
+	$(if $(PAIRS),,$(WITH_VENV) KC_RESULTS="$(CURDIR)/results/bench" python bench/layers.py)
 
 course: .venv/.installed ## write the course's notebooks: course/student.zip and course/teacher.zip
 	$(WITH_VENV) python course/build.py
@@ -144,5 +145,5 @@ clean-store: ## remove .kc-store: trained networks and features, which take the 
 	    echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1);" \
 	        "Python 3.11.4 or newer is needed: make ... PYTHON=python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv --clear .venv
-	.venv/bin/python -m pip install --quiet --no-compile -c constraints.txt -e ".[book,test]"
+	.venv/bin/python -m pip install --quiet --no-compile -c constraints.txt -e ".[book,test,bench]"
 	@touch $@
