@@ -207,6 +207,30 @@ def test_what_stands_out_is_named_and_noise_is_not():
     assert stands_out(list(some.classes.values())) == [0]
 
 
+def test_what_is_held_does_not_grow_with_the_items(monkeypatch, tmp_path):
+    """Sums of all layers, and features of some of the items, in mapped files."""
+    monkeypatch.setattr(pairs, "MOST", 40)
+    sizes, held = [], []
+    whole_features = Kept.features
+    whole_put = Kept.put
+
+    def features(kept, shapes, batches):
+        held.append({name: shape[0] for name, shape in shapes.items()})
+        return whole_features(kept, shapes, batches)
+
+    def put(kept, name, tensors, record):
+        sizes.append(sum(tensor.numel() for tensor in tensors.values()))
+        return whole_put(kept, name, tensors, record)
+
+    monkeypatch.setattr(Kept, "features", features)
+    monkeypatch.setattr(Kept, "put", put)
+    for count in (60, 240):
+        given = torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+        kclib.compare(small(1), small(2), given, order=0, folder=tmp_path / str(count))
+    assert {count for one in held for count in one.values()} == {40}
+    assert len(sizes) > 2 and sizes[: len(sizes) // 2] == sizes[len(sizes) // 2 :]
+
+
 # --- items ---
 
 
