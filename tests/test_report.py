@@ -570,6 +570,21 @@ def test_the_page_is_whole_in_itself_and_shows_names_as_text(photos, nets, tmp_p
     assert all(sentence.split("’")[0] in sections for sentence in numbers["at a glance"])
 
 
+def test_numbers_in_cells_can_be_read():
+    """Contrast as the Web Content Accessibility Guidelines have it: 4.5 or more."""
+
+    def luminance(colour):
+        parts = (c / 255 for c in colour)
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+        return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    for share in np.linspace(0, 1, 200):
+        style = page._painted(share)
+        ground = luminance(map(int, style.split("rgb(")[1].split(")")[0].split(",")))
+        ink = {"#000": 0, "#fff": 1}[style.split("color:")[-1]]
+        assert (max(ground, ink) + 0.05) / (min(ground, ink) + 0.05) >= 4.5
+
+
 def test_the_command_writes_a_report(nets, photos, tmp_path, monkeypatch):
     """In an empty folder, as someone would who has installed the package."""
     folder = tmp_path / "empty"
