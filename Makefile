@@ -145,5 +145,5 @@ clean-store: ## remove .kc-store: trained networks and features, which take the 
 	    echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1);" \
 	        "Python 3.11.4 or newer is needed: make ... PYTHON=python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv --clear .venv
-	.venv/bin/python -m pip install --quiet --no-compile -c constraints.txt -e ".[book,test,bench]"
+	.venv/bin/python -m pip install --quiet --no-compile -c constraints.txt -e ".[book,test,bench,hubs]"
 	@touch $@
