@@ -154,3 +154,19 @@ def test_a_folder_that_cannot_be_written_is_said_in_one_line(tmp_path):
     )
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1 and ".snakemake" in done.stderr
+
+
+def test_where_there_are_no_locks_a_line_says_so_and_the_run_begins(tmp_path):
+    script = (
+        "import errno, fcntl, os, runpy, sys\n"
+        "def flock(*_): raise OSError(errno.ENOLCK, 'No locks available')\n"
+        "fcntl.flock = flock\n"
+        f"sys.argv = ['alone.py', 'echo', 'begun']\n"
+        f"runpy.run_path({str(ROOT / 'notebooks' / 'alone.py')!r}, run_name='__main__')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, "begun\n")
+    [line] = done.stderr.splitlines()
+    assert f"file system of {tmp_path} has no locks" in line
