@@ -212,10 +212,11 @@ def test_version_is_the_same_everywhere():
     assert [name for name in releases if name != "Unreleased"][0] == version
 
 
-def test_continuous_integration_runs_the_oldest_python_and_a_newer_one():
+def test_continuous_integration_runs_both_systems_with_the_oldest_python_and_a_newer_one():
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "book.yml").read_text())
-    pythons = workflow["jobs"]["test"]["strategy"]["matrix"]["python"]
-    oldest, *others = sorted(map(Version, pythons))
+    matrix = workflow["jobs"]["test"]["strategy"]["matrix"]
+    assert matrix["os"] == ["ubuntu-latest", "macos-latest"]
+    oldest, *others = sorted(map(Version, matrix["python"]))
     needed = PROJECT["requires-python"].removeprefix(">=")
     assert str(oldest) == needed.rsplit(".", 1)[0] and others
 
