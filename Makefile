@@ -24,8 +24,16 @@ RECORD     = $(if $(BUDGET),python notebooks/budget.py $(BUDGET)) $(SNAKEMAKE) \
              $(if $(BUDGET),--keep-going)
 PYTEST     = $(WITH_VENV) pytest -n $(CORES) --dist loadfile
 
+# What is given, as one word of the shell, whatever is in it.
+quoted     = '$(subst ','\'',$(1))'
+# The value of a variable if it has a form, else nothing.
+in_form    = $(shell printf %s $(call quoted,$($(1))) | grep -Ex $(2))
+a_number   = $(if $(call in_form,$(1),'[1-9][0-9]*'),,\
+             $(error $(1) is "$($(1))"; write a whole number above 0))
+
 .DEFAULT_GOAL := help
-.PHONY: help book data compare notebook record test test-oldest bench course lint clean clean-store
+.PHONY: help book data compare notebook record test test-oldest bench faults course lint clean \
+        clean-store
 
 # Requests that cannot be met are refused before anything is installed or computed.
 ifneq ($(filter book data notebook record bench,$(MAKECMDGOALS)),)
@@ -33,11 +41,15 @@ ifneq ($(filter book data notebook record bench,$(MAKECMDGOALS)),)
     $(error there is no profile "$(PROFILE)"; PROFILE may be one of: $(PROFILES))
   endif
 endif
+$(call a_number,CORES)
+ifneq ($(filter bench,$(MAKECMDGOALS)),)
+  $(foreach name,CAP SEEDS,$(call a_number,$(name)))
+endif
 ifneq ($(BUDGET),)
   ifeq ($(filter record,$(MAKECMDGOALS)),)
     $(error BUDGET is for make record; other targets run to their end)
   endif
-  ifeq ($(shell echo '$(BUDGET)' | grep -E '^([0-9]+\.?[0-9]*|\.[0-9]+)[smh]?$$'),)
+  ifeq ($(call in_form,BUDGET,'([0-9]+\.?[0-9]*|\.[0-9]+)[smh]?'),)
     $(error BUDGET is "$(BUDGET)"; write a time such as 90s, 20m or 1.5h)
   endif
 endif
@@ -73,15 +85,16 @@ data: .venv/.installed ## fetch the photographs that PROFILE needs into the fold
 	@$(WITH_VENV) python -m kclib data --profile $(PROFILE)
 
 compare: .venv/.installed ## compare two networks of yours: A=... B=... IMAGES=folder OUT=report OPTIONS="--size 64"
-	@$(WITH_VENV) kclib compare $(if $(A),'$(A)') $(if $(B),'$(B)') $(if $(IMAGES),--images '$(IMAGES)') \
-	    --out '$(or $(OUT),report)' $(OPTIONS)
+	@$(WITH_VENV) kclib compare $(if $(A),$(call quoted,$(A))) $(if $(B),$(call quoted,$(B))) \
+	    $(if $(IMAGES),--images $(call quoted,$(IMAGES))) \
+	    --out $(call quoted,$(or $(OUT),report)) $(OPTIONS)
 
 # Its files stay apart from the book's, which are those of the parameters' defaults.
 notebook: .venv/.installed ## run one notebook, e.g. NAME=table1_instability PARAMS="seed=3 order=1"
 	@mkdir -p book/_build/runs
 	$(WITH_VENV) KC_RESULTS="$(CURDIR)/book/_build/runs/results" python notebooks/run.py $(NAME) \
 	    --profile $(PROFILE) --output book/_build/runs/$(NAME).ipynb \
-	    $(foreach p,$(PARAMS),-p '$(subst =,' ',$(p))')
+	    $(foreach p,$(PARAMS),-p $(subst =,' ',$(call quoted,$(p))))
 	@echo "Done: open $(CURDIR)/book/_build/runs/$(NAME).ipynb in Jupyter."
 
 record: .venv/.installed ## run all notebooks in PROFILE and write results/PROFILE (BUDGET=20m: what fits)
@@ -111,7 +124,10 @@ test-oldest: .venv-oldest/.installed ## check the method with the oldest version
 # One process, so that what is compared runs under the same conditions.
 bench: .venv/.installed ## time the fast solver against the authors' recipe, into results/bench
 	$(WITH_VENV) KC_RESULTS="$(CURDIR)/results/bench" python bench/solver.py --profile $(PROFILE) \
-	    --cap $(CAP) --seeds $(SEEDS) $(if $(PAIRS),--pairs $(PAIRS))
+	    --cap $(CAP) --seeds $(SEEDS) $(if $(PAIRS),--pairs $(foreach p,$(PAIRS),$(call quoted,$(p))))
+
+faults: .venv/.installed ## kill runs, damage what they made, and see that they go on (SHORT=1: five kills)
+	$(WITH_VENV) python faults/run.py --cores $(CORES) $(if $(SHORT),--short)
 
 course: .venv/.installed ## write the course's notebooks: course/student.zip and course/teacher.zip
 	$(WITH_VENV) python course/build.py

@@ -46,6 +46,7 @@ TARGETS = {
     "test",
     "test-oldest",
     "bench",
+    "faults",
     "course",
     "lint",
     "clean",
@@ -161,7 +162,7 @@ def test_torchvision_is_pinned_to_the_release_made_for_the_pinned_torch():
 
 
 def test_every_import_is_a_declared_dependency():
-    folders = ("kclib", "notebooks", "book", "bench", "course", "tests")
+    folders = ("kclib", "notebooks", "book", "bench", "faults", "course", "tests")
     files = [file for folder in folders for file in (ROOT / folder).glob("*.py")]
     sources = [file.read_text() for file in files]
     for notebook in (ROOT / "notebooks").glob("*.ipynb"):
@@ -251,6 +252,8 @@ def test_help_names_every_target():
         (["notebook"], "one of: table"),
         (["notebook", "NAME=tabel"], 'no notebook "tabel"; NAME may be one of: table'),
         (["notebook", "NAME=table", "PARAMS=seed"], '"seed" gives no value'),
+        (["book", "CORES=two"], 'CORES is "two"; write a whole number above 0'),
+        (["bench", "SEEDS=0"], 'SEEDS is "0"; write a whole number above 0'),
         (["book", "PYTHON=./old"], "Python 3.9.1; Python 3.11.4 or newer is needed"),
     ],
 )

@@ -31,6 +31,10 @@ Cell = str | int | float | bool | None
 REGIMES = {"recorded, plain": "plain64", "recorded, strong": "real64"}
 
 
+#: What is recorded of every network, and shown.
+_OF_NETWORKS = ("epochs", "training_seconds", "train_accuracy", "test_accuracy")
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -56,6 +60,14 @@ class Provenance(_Strict):
     joint_fit_seconds: float = Field(default=0, ge=0)
     peak_memory: float = Field(ge=0, description="GB, of this process")
     date: str
+
+    @model_validator(mode="after")
+    def _networks_have_their_numbers(self):
+        for name, had in self.networks.items():
+            for field in _OF_NETWORKS:
+                if not isinstance(had.get(field), int | float):
+                    raise ValueError(f"the network {name} has no number {field}")
+        return self
 
 
 class Result(_Strict):
