@@ -18,7 +18,13 @@ unexport PYTHONDONTWRITEBYTECODE
 WITH_VENV := PATH="$(CURDIR)/.venv/bin:$$PATH"
 # One run a folder, and none that a killed run keeps from beginning.
 ALONE     := python notebooks/alone.py
-SNAKEMAKE  = $(ALONE) snakemake --nolock --cores $(CORES) --rerun-incomplete
+SNAKEMAKE  = $(ALONE) snakemake --nolock $(if $(CLUSTER),$(ON_CLUSTER),--cores $(CORES)) --rerun-incomplete
+# Without a data base of accounts, sacct never says that a job has ended; squeue does.
+ON_CLUSTER = --profile cluster/$(CLUSTER) $(if $(filter smoke,$(PROFILE)),--workflow-profile cluster/short) \
+             --slurm-status-command $(shell sacct -n -X -j 1 >/dev/null 2>&1 && echo sacct || echo squeue) \
+             $(if $(ACCOUNT),,--slurm-no-account) $(if $(ACCOUNT)$(PARTITION),--default-resources \
+             $(if $(ACCOUNT),slurm_account=$(call quoted,$(ACCOUNT))) \
+             $(if $(PARTITION),slurm_partition=$(call quoted,$(PARTITION))))
 # Within a budget, one job that fails does not keep the others from beginning.
 RECORD     = $(if $(BUDGET),python notebooks/budget.py $(BUDGET)) $(SNAKEMAKE) \
              $(if $(BUDGET),--keep-going)
@@ -32,7 +38,7 @@ a_number   = $(if $(call in_form,$(1),'[1-9][0-9]*'),,\
              $(error $(1) is "$($(1))"; write a whole number above 0))
 
 .DEFAULT_GOAL := help
-.PHONY: help book data compare notebook record test test-oldest bench faults course lint clean \
+.PHONY: help book data compare notebook record test test-oldest bench faults cluster-test course lint clean \
         clean-store
 
 # Requests that cannot be met are refused before anything is installed or computed.
@@ -42,6 +48,14 @@ ifneq ($(filter book data notebook record bench,$(MAKECMDGOALS)),)
   endif
 endif
 $(call a_number,CORES)
+ifneq ($(CLUSTER),)
+  ifeq ($(filter $(CLUSTER),slurm),)
+    $(error there is no cluster "$(CLUSTER)"; CLUSTER may be: slurm)
+  endif
+  ifeq ($(filter book record,$(MAKECMDGOALS)),)
+    $(error CLUSTER is for make book and make record; other targets run here)
+  endif
+endif
 ifneq ($(filter bench,$(MAKECMDGOALS)),)
   $(foreach name,CAP SEEDS,$(call a_number,$(name)))
 endif
@@ -67,17 +81,18 @@ endif
 help: ## list these targets
 	@echo "make TARGET [VARIABLE=value ...]"
 	@echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "Variables, with the values they have now:"
 	@echo "  PROFILE=$(PROFILE)     data, networks and effort, one of: $(PROFILES)"
 	@echo "  CORES=$(CORES)           processes at a time, each of one thread"
+	@echo "  CLUSTER=           book and record: slurm sends jobs to a cluster (PARTITION=... ACCOUNT=...)"
 	@echo "  BUDGET=            record: time after which it stops, e.g. 90s, 20m or 1.5h; call again to go on"
 	@echo "  CAP=$(CAP)           bench: seconds that a run of the authors' recipe may take"
 	@echo "  SEEDS=$(SEEDS)           bench: with how many seeds it runs"
 	@echo "  PYTHON=$(PYTHON)    the Python, 3.11.4 or newer, that .venv is made with"
 
-book: .venv/.installed ## run all notebooks in PROFILE and build the book from them
+book: .venv/.installed $(if $(CLUSTER),.venv/.cluster) ## run all notebooks in PROFILE and build the book from them
 	$(WITH_VENV) $(SNAKEMAKE) --config profile=$(PROFILE)
 	@echo "Done: open $(CURDIR)/book/_build/html/index.html in a browser."
 
@@ -97,7 +112,7 @@ notebook: .venv/.installed ## run one notebook, e.g. NAME=table1_instability PAR
 	    $(foreach p,$(PARAMS),-p $(subst =,' ',$(call quoted,$(p))))
 	@echo "Done: open $(CURDIR)/book/_build/runs/$(NAME).ipynb in Jupyter."
 
-record: .venv/.installed ## run all notebooks in PROFILE and write results/PROFILE (BUDGET=20m: what fits)
+record: .venv/.installed $(if $(CLUSTER),.venv/.cluster) ## run all notebooks in PROFILE and write results/PROFILE (BUDGET=20m: what fits)
 	$(WITH_VENV) $(RECORD) --config profile=$(PROFILE) record=true
 
 # The tests have their own store, so that they start from what they make themselves. Paths are
@@ -129,6 +144,9 @@ bench: .venv/.installed ## time the fast solver against the authors' recipe, int
 faults: .venv/.installed ## kill runs, damage what they made, and see that they go on (SHORT=1: five kills)
 	$(WITH_VENV) python faults/run.py --cores $(CORES) $(if $(SHORT),--short)
 
+cluster-test: .venv/.cluster ## run a part of the smoke profile through a Slurm of its own, and disturb it
+	@$(WITH_VENV) python faults/slurm.py
+
 course: .venv/.installed ## write the course's notebooks: course/student.zip and course/teacher.zip
 	$(WITH_VENV) python course/build.py
 
@@ -151,6 +169,10 @@ clean-store: ## remove .kc-store: trained networks and features, which take the 
 	$(PYTHON) -m venv --clear .venv-oldest
 	.venv-oldest/bin/python -m pip install --quiet --no-compile -c constraints-oldest.txt -e . \
 	    pytest pytest-timeout hypothesis packaging
+	@touch $@
+
+.venv/.cluster: .venv/.installed
+	.venv/bin/python -m pip install --quiet --no-compile -c constraints.txt -e ".[cluster]"
 	@touch $@
 
 # Made anew whenever the dependencies change, so that it never holds what the two files do not say.

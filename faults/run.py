@@ -25,9 +25,14 @@ from works import Work
 
 from kclib.book import environment, records
 
-#: How often the work is killed, and at most how many seconds after it began or went on.
-SHORT = {"make record": (3, 12), "kclib compare": (2, 8)}
-WHOLE = {"make record": (45, 12), "kclib compare": (45, 8), "make book PROFILE=smoke": (10, 25)}
+#: How often the work is killed, and when at the latest after it began or went on, as a share of the
+#: time that it takes undisturbed.
+SHORT = {"make record": (3, 0.3), "kclib compare": (2, 0.7)}
+WHOLE = {
+    "make record": (45, 0.3),
+    "kclib compare": (45, 0.7),
+    "make book PROFILE=smoke": (10, 0.15),
+}
 GRACE = 30  # seconds that a cluster leaves between SIGTERM and SIGKILL
 SAME, IN_WORDS = "same results", "a line says what to do"
 
@@ -67,12 +72,12 @@ def refused_or_same(work: Work, expected: dict, mend: Callable[[], object]) -> I
 # stopped; then the cause was removed, and the work came to its end with the same results.
 
 
-def killed(work: Work, expected: dict, drawn: random.Random, times: int, most: float):
+def killed(work: Work, expected: dict, drawn: random.Random, times: int, share: float):
     """Kill a work with all that it began, again and again, and let it go on in between."""
     while times:
         process = work.start()
         try:
-            process.wait(drawn.uniform(0, most))
+            process.wait(drawn.uniform(0, share * work.seconds))
         except subprocess.TimeoutExpired:
             processes.kill(process)
             times -= 1
@@ -88,7 +93,7 @@ def asked_to_end(work: Work, expected: dict, drawn: random.Random, times: int):
     for _ in range(times):
         work.forget()
         process = work.start()
-        time.sleep(drawn.uniform(4, 12))
+        time.sleep(drawn.uniform(0, 0.5 * work.seconds))
         processes.end(process, GRACE)
         yield again(work, expected)
 
@@ -101,7 +106,7 @@ def kernel_killed(work: Work, expected: dict, drawn: random.Random, times: int):
             if process.poll() is not None:
                 raise Broken(f"{work.name} has no kernel:\n{work.said()[-3000:]}")
             time.sleep(0.05)
-        time.sleep(drawn.uniform(0, 3))
+        time.sleep(drawn.uniform(0, 0.2 * work.seconds))
         kernel.kill()
         if process.wait():
             yield stopped_in_words(work)
@@ -160,7 +165,9 @@ def twice_in_a_clone(work: Work, expected: dict, _drawn: random.Random):
     """Begin a second run beside the first."""
     work.forget()
     first = work.start()
-    time.sleep(5)
+    lock = work.folder / ".snakemake" / "run.lock"
+    while first.poll() is None and not (lock.exists() and lock.stat().st_size):
+        time.sleep(0.1)
     second = replace(work, log="second")
     if second.run() == 0:
         raise Broken("a second run was let in")
@@ -244,10 +251,11 @@ class Table:
 
 
 def undisturbed(work: Work) -> dict:
-    """Return what a work makes, and forget that it did."""
+    """Return what a work makes, and forget that it did; note how long it takes."""
+    began = time.perf_counter()
     if status := work.run():
         raise Broken(f"{work.name}, undisturbed, ended with {status}:\n{work.said()[-3000:]}")
-    made = work.made()
+    made, work.seconds = work.made(), time.perf_counter() - began
     work.forget()
     return made
 

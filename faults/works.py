@@ -53,6 +53,8 @@ class Work:
         Variables that differ from those of this process.
     log : str
         Name of the file, in the folder, of what a run says.
+    seconds : float
+        That it takes undisturbed, once that is known.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Work:
     made: Callable[[], dict]
     environment: dict[str, str] = field(default_factory=dict)
     log: str = "said"
+    seconds: float = 0
 
     @property
     def store(self) -> Path:

@@ -39,6 +39,18 @@ def planned(target: str) -> list[str]:
     return [word for word in shlex.split(line) if not word.startswith("PATH=")]
 
 
+def test_on_a_cluster_the_graph_is_run_by_the_profile_for_it():
+    words = planned("record PROFILE=smoke CLUSTER=slurm PARTITION=cpu ACCOUNT=mine")
+    given = dict(zip(words, words[1:], strict=False))
+    for option in ("--profile", "--workflow-profile"):
+        assert (ROOT / given[option] / "config.yaml").exists()
+    assert given["--slurm-status-command"] in ("sacct", "squeue")
+    at = words.index("--default-resources")
+    assert words[at + 1 : at + 3] == ["slurm_account=mine", "slurm_partition=cpu"]
+    assert "--cores" not in words and "--slurm-no-account" not in words
+    assert "--slurm-no-account" in planned("book CLUSTER=slurm")
+
+
 @pytest.fixture
 def folder(tmp_path):
     """A folder with the stand-in and with what make runs it by."""

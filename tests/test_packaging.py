@@ -47,6 +47,7 @@ TARGETS = {
     "test-oldest",
     "bench",
     "faults",
+    "cluster-test",
     "course",
     "lint",
     "clean",
