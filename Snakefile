@@ -10,6 +10,9 @@
 import hashlib
 import json
 import os
+import time
+from contextlib import suppress
+from glob import glob
 from pathlib import Path
 
 from kclib.book import code, environment, graph, parameters, profiles, records
@@ -55,6 +58,16 @@ def recorded(name):
     regimes = {*records.REGIMES.values(), PROFILE.name}
     paths = [Path(f"results/{p}/{name}.{end}") for p in sorted(regimes) for end in ("json", "npz")]
     return [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.exists()]
+
+
+# A clock that was ahead dated files into the future. Whatever is made from them now would be older,
+# at which Snakemake stops; so they are of now, and what was made from them is made again.
+for pattern in (f"{FOLDER}/*/entry.json", f"{RUNS}/*.ipynb", f"{RESULTS}/{PROFILE.name}/*",
+                "book/*.*", "book/_static/*", "results/**/*.json", "_*.yml"):
+    for path in glob(pattern, recursive=True):
+        with suppress(OSError):  # it is gone, or another one's
+            if os.path.getmtime(path) > time.time():
+                os.utime(path)
 
 
 rule all:

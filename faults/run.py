@@ -27,12 +27,8 @@ from kclib.book import environment, records
 
 #: How often the work is killed, and when at the latest after it began or went on, as a share of the
 #: time that it takes undisturbed.
-SHORT = {"make record": (3, 0.3), "kclib compare": (2, 0.7)}
-WHOLE = {
-    "make record": (45, 0.3),
-    "kclib compare": (45, 0.7),
-    "make book PROFILE=smoke": (10, 0.15),
-}
+SHORT = {"make record": (3, 0.3), "kclib compare": (2, 0.5)}
+WHOLE = {"make record": (30, 0.2), "kclib compare": (60, 0.5), "make book PROFILE=smoke": (10, 0.1)}
 GRACE = 30  # seconds that a cluster leaves between SIGTERM and SIGKILL
 SAME, IN_WORDS = "same results", "a line says what to do"
 
@@ -262,7 +258,7 @@ def undisturbed(work: Work) -> dict:
 
 def of_records(table: Table, folder: Path, kills: dict, *, short: bool) -> None:
     """Disturb `make record` and one of its notebooks."""
-    work = works.record(folder / "record")
+    work = works.record(folder / "record", works.RECORDED[: 1 if short else None])
     expected = undisturbed(work)
     table.add("kill -9 at random moments", killed, work, expected, *kills[work.name])
     if short:
@@ -276,7 +272,7 @@ def of_records(table: Table, folder: Path, kills: dict, *, short: bool) -> None:
     result = work.folder / "results" / "smoke" / "fig2_disentangler.json"
     table.add("a changed byte in a recorded result", flipped_file, notebook, alone, 2, result)
     table.add("a second run in one clone", twice_in_a_clone, work, expected)
-    table.add("SIGTERM, 30 s of grace", asked_to_end, work, expected, 2)
+    table.add(f"SIGTERM, {GRACE} s of grace", asked_to_end, work, expected, 1)
     other = works.record(folder / "other")
     table.add("two clones at once on one store", twice_on_a_store, work, expected, other)
 
@@ -289,7 +285,7 @@ def of_compare(table: Table, folder: Path, kills: dict, *, short: bool) -> None:
     if short:
         return
     pack = work.folder / "images.npz"
-    table.add("a changed byte in a pack", flipped_file, work, expected, 4, pack)
+    table.add("a changed byte in a pack", flipped_file, work, expected, 2, pack)
     network = works.network(work.folder, work.environment)
     weights = undisturbed(network)
     again(network, weights)
