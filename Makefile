@@ -145,7 +145,7 @@ faults: .venv/.installed ## kill runs, damage what they made, and see that they 
 	$(WITH_VENV) python faults/run.py --cores $(CORES) $(if $(SHORT),--short)
 
 cluster-test: .venv/.cluster ## run a part of the smoke profile through a Slurm of its own, and disturb it
-	@$(WITH_VENV) python faults/slurm.py
+	@$(WITH_VENV) python faults/slurm.py $(if $(LONG),--long)
 
 course: .venv/.installed ## write the course's notebooks: course/student.zip and course/teacher.zip
 	$(WITH_VENV) python course/build.py

@@ -29,11 +29,13 @@ def begun_by(process: subprocess.Popen) -> set[psutil.Process]:
 
 
 def kill(process: subprocess.Popen) -> None:
-    """Kill a process and all that it began."""
-    for one in begun_by(process):
+    """Kill a process and all that it began, and wait until they are gone with their locks."""
+    found = begun_by(process)
+    for one in found:
         with suppress(psutil.NoSuchProcess):
             one.kill()
     process.wait()
+    psutil.wait_procs(found, timeout=60)
 
 
 def end(process: subprocess.Popen, grace: float) -> bool:
@@ -58,6 +60,7 @@ def end(process: subprocess.Popen, grace: float) -> bool:
         with suppress(psutil.NoSuchProcess):
             one.kill()
     process.wait()
+    psutil.wait_procs(found, timeout=60)
     return in_time
 
 

@@ -230,7 +230,7 @@ class Table:
         found: list[str] = []
         try:
             found.extend(how(work, expected, drawn, *given))
-        except (Broken, OSError, subprocess.SubprocessError) as error:
+        except (Broken, OSError, ValueError, LookupError, subprocess.SubprocessError) as error:
             self.broken.append(f"{fault}, {work.name}: {error}")
         lines = [line for line in found if line != SAME]
         row = {
