@@ -183,6 +183,7 @@ def test_the_committed_results_make_pages(tmp_path):
         "normalisations.md",
         "parameters.md",
         "performance.md",
+        "performance_layers.md",
         "rules.md",
         "runtimes.md",
         "summary.md",
