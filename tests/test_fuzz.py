@@ -282,11 +282,11 @@ def folder(tmp_path, monkeypatch):
         given["device"] = given["device"] or "cpu"
         comparison.compare(**given)
 
-    def run(*_):
+    def forecast(*_, **__):
         raise Began("the comparison began")
 
     monkeypatch.setattr(running, "run_notebook", run_notebook)
-    monkeypatch.setattr(comparison._Comparing, "run", run)
+    monkeypatch.setattr(comparison, "forecast", forecast)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "nets.py").write_text(NETWORKS)
     torch.manual_seed(0)
