@@ -361,22 +361,11 @@ def test_what_the_disk_does_not_give_is_not_called_damaged(made, monkeypatch):
     assert not (made.parents[1] / "damaged").exists()
 
 
-def repair(root, log, barrier):
-    def build_slowly(_unfinished):
-        with open(log, "a") as file:
-            file.write("built\n")
-        time.sleep(0.5)
-        return TENSORS, RECORD
-
-    barrier.wait(60)
-    check(Store(root).make(place(root), build_slowly))
-
-
 def test_processes_that_want_one_damaged_entry_make_it_once(tmp_path, told):
     root, log, barrier = tmp_path / "store", tmp_path / "log", processes.Barrier(3)
     check(Store(root).make(place(root), build))
     (place(root) / "tensors.safetensors").write_bytes(b"")
-    started = [start(repair, root, log, barrier) for _ in range(3)]
+    started = [start(make_slowly, root, log, barrier) for _ in range(3)]
     for process in started:
         process.join(60)
         assert process.exitcode == 0
