@@ -23,7 +23,7 @@ def report(tmp_path_factory):
 def test_the_button_copies_the_command(tab, report):
     tab.goto(report.as_uri())
     tab.get_by_role("button", name="Copy the command").click()
-    assert tab.get_by_role("button", name="Copied").is_visible()
+    tab.get_by_role("button", name="Copied").wait_for()
     assert tab.evaluate("navigator.clipboard.readText()") == COMMAND
 
 
