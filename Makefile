@@ -18,14 +18,28 @@ unexport PYTHONDONTWRITEBYTECODE
 WITH_VENV := PATH="$(CURDIR)/.venv/bin:$$PATH"
 # One run a folder, and none that a killed run keeps from beginning.
 ALONE     := python notebooks/alone.py
-SNAKEMAKE  = $(ALONE) snakemake --nolock --cores $(CORES) --rerun-incomplete
+SNAKEMAKE  = $(ALONE) snakemake --nolock $(if $(CLUSTER),$(ON_CLUSTER),--cores $(CORES)) --rerun-incomplete
+# Without a data base of accounts, sacct never says that a job has ended; squeue does.
+ON_CLUSTER = --profile cluster/$(CLUSTER) $(if $(filter smoke,$(PROFILE)),--workflow-profile cluster/short) \
+             --slurm-status-command $(shell sacct -n -X -j 1 >/dev/null 2>&1 && echo sacct || echo squeue) \
+             $(if $(ACCOUNT),,--slurm-no-account) $(if $(ACCOUNT)$(PARTITION),--default-resources \
+             $(if $(ACCOUNT),slurm_account=$(call quoted,$(ACCOUNT))) \
+             $(if $(PARTITION),slurm_partition=$(call quoted,$(PARTITION))))
 # Within a budget, one job that fails does not keep the others from beginning.
 RECORD     = $(if $(BUDGET),python notebooks/budget.py $(BUDGET)) $(SNAKEMAKE) \
              $(if $(BUDGET),--keep-going)
 PYTEST     = $(WITH_VENV) pytest -n $(CORES) --dist loadfile
 
+# What is given, as one word of the shell, whatever is in it.
+quoted     = '$(subst ','\'',$(1))'
+# The value of a variable if it has a form, else nothing.
+in_form    = $(shell printf %s $(call quoted,$($(1))) | grep -Ex $(2))
+a_number   = $(if $(call in_form,$(1),'[1-9][0-9]*'),,\
+             $(error $(1) is "$($(1))"; write a whole number above 0))
+
 .DEFAULT_GOAL := help
-.PHONY: help book data compare notebook record test test-oldest bench course lint clean clean-store
+.PHONY: help book data compare notebook record test test-oldest bench faults cluster-test course lint clean \
+        clean-store
 
 # Requests that cannot be met are refused before anything is installed or computed.
 ifneq ($(filter book data notebook record bench,$(MAKECMDGOALS)),)
@@ -33,11 +47,23 @@ ifneq ($(filter book data notebook record bench,$(MAKECMDGOALS)),)
     $(error there is no profile "$(PROFILE)"; PROFILE may be one of: $(PROFILES))
   endif
 endif
+$(call a_number,CORES)
+ifneq ($(CLUSTER),)
+  ifeq ($(filter $(CLUSTER),slurm),)
+    $(error there is no cluster "$(CLUSTER)"; CLUSTER may be: slurm)
+  endif
+  ifeq ($(filter book record,$(MAKECMDGOALS)),)
+    $(error CLUSTER is for make book and make record; other targets run here)
+  endif
+endif
+ifneq ($(filter bench,$(MAKECMDGOALS)),)
+  $(foreach name,CAP SEEDS,$(call a_number,$(name)))
+endif
 ifneq ($(BUDGET),)
   ifeq ($(filter record,$(MAKECMDGOALS)),)
     $(error BUDGET is for make record; other targets run to their end)
   endif
-  ifeq ($(shell echo '$(BUDGET)' | grep -E '^([0-9]+\.?[0-9]*|\.[0-9]+)[smh]?$$'),)
+  ifeq ($(call in_form,BUDGET,'([0-9]+\.?[0-9]*|\.[0-9]+)[smh]?'),)
     $(error BUDGET is "$(BUDGET)"; write a time such as 90s, 20m or 1.5h)
   endif
 endif
@@ -55,17 +81,18 @@ endif
 help: ## list these targets
 	@echo "make TARGET [VARIABLE=value ...]"
 	@echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "Variables, with the values they have now:"
 	@echo "  PROFILE=$(PROFILE)     data, networks and effort, one of: $(PROFILES)"
 	@echo "  CORES=$(CORES)           processes at a time, each of one thread"
+	@echo "  CLUSTER=           book and record: slurm sends jobs to a cluster (PARTITION=... ACCOUNT=...)"
 	@echo "  BUDGET=            record: time after which it stops, e.g. 90s, 20m or 1.5h; call again to go on"
 	@echo "  CAP=$(CAP)           bench: seconds that a run of the authors' recipe may take"
 	@echo "  SEEDS=$(SEEDS)           bench: with how many seeds it runs"
 	@echo "  PYTHON=$(PYTHON)    the Python, 3.11.4 or newer, that .venv is made with"
 
-book: .venv/.installed ## run all notebooks in PROFILE and build the book from them
+book: .venv/.installed $(if $(CLUSTER),.venv/.cluster) ## run all notebooks in PROFILE and build the book from them
 	$(WITH_VENV) $(SNAKEMAKE) --config profile=$(PROFILE)
 	@echo "Done: open $(CURDIR)/book/_build/html/index.html in a browser."
 
@@ -73,18 +100,19 @@ data: .venv/.installed ## fetch the photographs that PROFILE needs into the fold
 	@$(WITH_VENV) python -m kclib data --profile $(PROFILE)
 
 compare: .venv/.installed ## compare two networks of yours: A=... B=... IMAGES=folder OUT=report OPTIONS="--size 64"
-	@$(WITH_VENV) kclib compare $(if $(A),'$(A)') $(if $(B),'$(B)') $(if $(IMAGES),--images '$(IMAGES)') \
-	    --out '$(or $(OUT),report)' $(OPTIONS)
+	@$(WITH_VENV) kclib compare $(if $(A),$(call quoted,$(A))) $(if $(B),$(call quoted,$(B))) \
+	    $(if $(IMAGES),--images $(call quoted,$(IMAGES))) \
+	    --out $(call quoted,$(or $(OUT),report)) $(OPTIONS)
 
 # Its files stay apart from the book's, which are those of the parameters' defaults.
 notebook: .venv/.installed ## run one notebook, e.g. NAME=table1_instability PARAMS="seed=3 order=1"
 	@mkdir -p book/_build/runs
 	$(WITH_VENV) KC_RESULTS="$(CURDIR)/book/_build/runs/results" python notebooks/run.py $(NAME) \
 	    --profile $(PROFILE) --output book/_build/runs/$(NAME).ipynb \
-	    $(foreach p,$(PARAMS),-p '$(subst =,' ',$(p))')
+	    $(foreach p,$(PARAMS),-p $(subst =,' ',$(call quoted,$(p))))
 	@echo "Done: open $(CURDIR)/book/_build/runs/$(NAME).ipynb in Jupyter."
 
-record: .venv/.installed ## run all notebooks in PROFILE and write results/PROFILE (BUDGET=20m: what fits)
+record: .venv/.installed $(if $(CLUSTER),.venv/.cluster) ## run all notebooks in PROFILE and write results/PROFILE (BUDGET=20m: what fits)
 	$(WITH_VENV) $(RECORD) --config profile=$(PROFILE) record=true
 
 # The tests have their own store, so that they start from what they make themselves. Paths are
@@ -109,9 +137,16 @@ test-oldest: .venv-oldest/.installed ## check the method with the oldest version
 	    $$(grep -LE "$(OF_THE_BOOK)" tests/test_*.py)
 
 # One process, so that what is compared runs under the same conditions.
-bench: .venv/.installed ## time the fast solver against the authors' recipe, into results/bench
+bench: .venv/.installed ## time the solver and the matrix of layers against others' code, into results/bench
 	$(WITH_VENV) KC_RESULTS="$(CURDIR)/results/bench" python bench/solver.py --profile $(PROFILE) \
-	    --cap $(CAP) --seeds $(SEEDS) $(if $(PAIRS),--pairs $(PAIRS))
+	    --cap $(CAP) --seeds $(SEEDS) $(if $(PAIRS),--pairs $(foreach p,$(PAIRS),$(call quoted,$(p))))
+	$(if $(PAIRS),,$(WITH_VENV) KC_RESULTS="$(CURDIR)/results/bench" python bench/layers.py)
+
+faults: .venv/.installed ## kill runs, damage what they made, and see that they go on (SHORT=1: five kills)
+	$(WITH_VENV) python faults/run.py --cores $(CORES) $(if $(SHORT),--short)
+
+cluster-test: .venv/.cluster ## run a part of the smoke profile through a Slurm of its own, and disturb it
+	@$(WITH_VENV) python faults/slurm.py $(if $(LONG),--long)
 
 course: .venv/.installed ## write the course's notebooks: course/student.zip and course/teacher.zip
 	$(WITH_VENV) python course/build.py
@@ -137,6 +172,10 @@ clean-store: ## remove .kc-store: trained networks and features, which take the 
 	    pytest pytest-timeout hypothesis packaging
 	@touch $@
 
+.venv/.cluster: .venv/.installed
+	.venv/bin/python -m pip install --quiet --no-compile -c constraints.txt -e ".[cluster]"
+	@touch $@
+
 # Made anew whenever the dependencies change, so that it never holds what the two files do not say.
 # Python compiles what it imports; compiling everything here (no --no-compile) doubles the time.
 .venv/.installed: pyproject.toml constraints.txt
@@ -144,5 +183,5 @@ clean-store: ## remove .kc-store: trained networks and features, which take the 
 	    echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1);" \
 	        "Python 3.11.4 or newer is needed: make ... PYTHON=python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv --clear .venv
-	.venv/bin/python -m pip install --quiet --no-compile -c constraints.txt -e ".[book,test]"
+	.venv/bin/python -m pip install --quiet --no-compile -c constraints.txt -e ".[book,test,bench,hubs]"
 	@touch $@

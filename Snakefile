@@ -10,42 +10,21 @@
 import hashlib
 import json
 import os
+import time
+from contextlib import suppress
+from glob import glob
 from pathlib import Path
 
-from kclib.book import code, environment, members, parameters, plans, profiles, records
+from kclib.book import code, environment, graph, parameters, profiles, records
 from kclib.report.command import NOTEBOOK
 
 PROFILE = profiles.load(parameters.checked({"profile": config.get("profile")})["profile"])
-NETWORKS, VALUE = {}, {}  # by key in the store; how soon each job is wanted, most wanted first
-NEEDED = {}  # by artefact, the keys of its networks
-for name, needs in PROFILE.artefacts.items():
-    for member in members.members(needs, seed=0):
-        key = plans.network(PROFILE, member).key
-        NETWORKS.setdefault(key, member)
-        VALUE.setdefault(key, -len(VALUE))
-        NEEDED.setdefault(name, []).append(key)
-    VALUE[name] = -len(VALUE)
-# What the notebook of `kclib compare` compares where nothing is named.
-COMPARED = {
-    plans.network(PROFILE, member).key: member
-    for member in (members.Member("vgg16", 0), members.Member("vgg16", 0, pruned=0.8))
-}
-for key, member in COMPARED.items():
-    NETWORKS.setdefault(key, member)
-    VALUE.setdefault(key, -len(VALUE))
+GRAPH = graph.Graph(PROFILE)
 FOLDER = str(environment.store_folder() / "networks")
 RESULTS = str(
     (Path("results") if config.get("record") else environment.results_folder()).resolve()
 )
 RUNS = f"book/_build/notebooks/{PROFILE.name}"
-# These read fits that others make too; side by side they would wait for each other.
-AFTER = {
-    "table2_orders": ["table1_instability"],
-    "table3_refinement": ["table1_instability"],
-    "appendix_fairness": ["table3_refinement"],
-    "compare_similarity": ["table1_instability"],
-    "check_blind_spots": ["fig1_fuzziness_levels", "fig3_blind_spots"],
-}
 
 
 def source(name):
@@ -55,10 +34,14 @@ def source(name):
     return [(cell["cell_type"], "".join(cell["source"])) for cell in cells]
 
 
-def origin(member):
-    """Return what a pruned or born-again network is made from."""
-    made_from = [plans.network(PROFILE, member.origin).key] if member.origin else []
-    return [f"{FOLDER}/{key}/entry.json" for key in made_from]
+def entries(members):
+    """Return the files that tell that networks are in the store."""
+    return [f"{FOLDER}/{GRAPH.key(member)}/entry.json" for member in members]
+
+
+def job(wildcards):
+    """Return how a job is called in the graph."""
+    return wildcards.get("name") or str(GRAPH.networks[wildcards.key])
 
 
 def used_code(name):
@@ -79,6 +62,16 @@ def recorded(name):
     return [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.exists()]
 
 
+# A clock that was ahead dated files into the future. Whatever is made from them now would be older,
+# at which Snakemake stops; so they are of now, and what was made from them is made again.
+for pattern in (f"{FOLDER}/*/entry.json", f"{RUNS}/*.ipynb", f"{RESULTS}/{PROFILE.name}/*",
+                "book/*.*", "book/_static/*", "results/**/*.json", "_*.yml"):
+    for path in glob(pattern, recursive=True):
+        with suppress(OSError):  # it is gone, or another one's
+            if os.path.getmtime(path) > time.time():
+                os.utime(path)
+
+
 rule all:
     input:
         # Results are committed: only a notebook's own file tells that it has run here.
@@ -88,13 +81,17 @@ rule all:
 
 rule network:
     input:
-        lambda wildcards: origin(NETWORKS[wildcards.key]),
+        lambda wildcards: entries(filter(None, [GRAPH.networks[wildcards.key].origin])),
     output:
         update(FOLDER + "/{key}/entry.json"),  # what is there stays, and is found there
     params:
-        member=lambda wildcards: NETWORKS[wildcards.key],
-    priority: lambda wildcards: VALUE[wildcards.key]
+        member=lambda wildcards: GRAPH.networks[wildcards.key],
+    priority: lambda wildcards: GRAPH.value[job(wildcards)]
     threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: GRAPH.jobs[job(wildcards)].megabytes(attempt),
+        runtime=lambda wildcards, attempt: GRAPH.jobs[job(wildcards)].minutes(attempt),
+        gpu=int(PROFILE.gpu),
     shell:
         "python -m kclib network --profile {PROFILE.name} {params.member}"
 
@@ -104,10 +101,8 @@ ruleorder: comparison > notebook
 
 rule notebook:
     input:
-        networks=lambda wildcards: [
-            f"{FOLDER}/{key}/entry.json" for key in NEEDED.get(wildcards.name, [])
-        ],
-        before=lambda wildcards: [f"{RUNS}/{n}.ipynb" for n in AFTER.get(wildcards.name, [])],
+        networks=lambda wildcards: entries(GRAPH.needed.get(wildcards.name, [])),
+        before=lambda wildcards: [f"{RUNS}/{n}.ipynb" for n in graph.AFTER.get(wildcards.name, [])],
     output:
         notebook=RUNS + "/{name}.ipynb",
         result=RESULTS + "/" + PROFILE.name + "/{name}.json",
@@ -115,8 +110,12 @@ rule notebook:
         code=lambda wildcards: used_code(wildcards.name),
         text=lambda wildcards: text(wildcards.name),
         recorded=lambda wildcards: recorded(wildcards.name),
-    priority: lambda wildcards: VALUE[wildcards.name]
+    priority: lambda wildcards: GRAPH.value[job(wildcards)]
     threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: GRAPH.jobs[job(wildcards)].megabytes(attempt),
+        runtime=lambda wildcards, attempt: GRAPH.jobs[job(wildcards)].minutes(attempt),
+        gpu=int(PROFILE.gpu),
     shell:
         "KC_RESULTS={RESULTS:q} python notebooks/run.py {wildcards.name} --profile {PROFILE.name} "
         "--output {output.notebook}"
@@ -124,7 +123,7 @@ rule notebook:
 
 rule comparison:
     input:
-        networks=[f"{FOLDER}/{key}/entry.json" for key in COMPARED],
+        networks=entries(GRAPH.needed[NOTEBOOK.stem]),
     output:
         notebook=f"{RUNS}/{NOTEBOOK.name}",
     params:
@@ -153,5 +152,6 @@ rule book:
     params:
         repository=[os.environ.get(name) for name in ("GITHUB_REPOSITORY", "GITHUB_REF_NAME")],
     threads: 1
+    localrule: True  # it reads all that is there, and takes a minute
     shell:
         "python book/build.py {RUNS} {RESULTS:q}"

@@ -40,7 +40,10 @@ def stage(notebooks: Path, results: Path) -> None:
     # What is recorded of the smoke profile is for a test: its numbers mean nothing.
     recorded = [path for path in environment.RECORDED.glob("*") if path.name != "smoke"]
     found = pages.collect([*recorded, results / notebooks.name])
-    pages.write(generated, found, pages.collect([*(environment.RECORDED / "bench").glob("*")]))
+    measured = (
+        pages.collect([*(environment.RECORDED / name).glob("*")]) for name in ("bench", "faults")
+    )
+    pages.write(generated, found, *measured)
     front.write(generated, found)
     drawings.write(generated)
     reference.write(generated)

@@ -83,8 +83,8 @@ def opened(
         top.append(_text("verdicts-first", table))
     asked = ["## The question", question.strip()]
     if drawing := DRAWN.get(artefact):
-        image = f"![{drawings.alternative(drawing)}](../book/_generated/{drawing}.svg)"
-        asked.insert(1, image)
+        words = f":alt: {drawings.alternative(drawing)}\n:width: 100%"
+        asked.insert(1, f"```{{image}} ../book/_generated/{drawing}.svg\n{words}\n```")
     top.append(_text(page.cells[0].id, "\n\n".join(asked)))
     rest = [*page.cells[1 : where + 1], pointer, *page.cells[where + 1 :]]
     exercises = exercise.section(artefact)

@@ -32,7 +32,14 @@ def canvas(width: int, height: int, alternative: str, drawn: list[str]) -> str:
     )
 
 
-def box(x: float, y: float, text: str, width: float = 66, fill: str = "#EEF3F8") -> str:
+def box(
+    x: float,
+    y: float,
+    text: str,
+    width: float = 66,
+    fill: str = "#EEF3F8",
+    colour: str = "#222222",
+) -> str:
     """Return a box around a middle, with text in it, lines parted by a vertical bar."""
     lines = text.split("|")
     height = 22 + 16 * len(lines)
@@ -42,7 +49,7 @@ def box(x: float, y: float, text: str, width: float = 66, fill: str = "#EEF3F8")
     )
     return (
         f"<rect x='{x - width / 2}' y='{y - height / 2}' width='{width}' height='{height}' rx='6' "
-        f"fill='{fill}' stroke='#222222'/>{said}"
+        f"fill='{fill}' stroke='{colour}'/>{said}"
     )
 
 
@@ -108,7 +115,7 @@ def split() -> str:
     for k, (said, colour) in enumerate(parts):
         drawn.append(text(x + 80, 56, "=" if k == 0 else "+"))
         x += 160
-        drawn.append(box(x, 50, said, 118, "white").replace("#222222", colour))
+        drawn.append(box(x, 50, said, 118, "white", colour))
     drawn.append(
         f"<path d='M171 90v8H609v-8' fill='none' stroke='#222222'/>{text(390, 116, 'g(x)')}"
     )
@@ -141,13 +148,13 @@ def fits() -> str:
     colours = [colour for colour, _ in ORDERS]
     for k, colour in enumerate(colours):
         y = 65 + 55 * k
-        drawn.append(box(75, y, f"x⁽{'⁰¹²'[k]}⁾", 70, "white").replace("#222222", colour))
+        drawn.append(box(75, y, f"x⁽{'⁰¹²'[k]}⁾", 70, "white", colour))
         drawn.append(arrow((112, y), (190, 120 + 12 * (k - 1)), colour=colour))
     drawn.append(box(235, 120, "one W₀|for all", 84))
     for k, colour in enumerate(colours):
         x = 430 + 130 * k
         drawn.append(box(x, 90, f"r{'₀₁₂'[k]}", 50))
-        drawn.append(box(x, 165, f"x⁽{'⁰¹²'[k]}⁾", 70, "white").replace("#222222", colour))
+        drawn.append(box(x, 165, f"x⁽{'⁰¹²'[k]}⁾", 70, "white", colour))
         drawn.append(arrow((x, 110), (x, 144), colour=colour))
         drawn.append(arrow((x + 28, 90), (x + 100, 90), colour=REST))
         drawn.append(text(x + 64, 80, "− part"))
@@ -180,7 +187,7 @@ def chains() -> str:
                 arrow((60, y + 19), (60, y + 38), (545, y + 38), (545, y + 22), colour=REST)
             )
         drawn.append(arrow((575, y), (609, y), colour=colour, dash=dash))
-        drawn.append(box(642, y, f"x⁽{'⁰¹²'[k]}⁾", 60, "white").replace("#222222", colour))
+        drawn.append(box(642, y, f"x⁽{'⁰¹²'[k]}⁾", 60, "white", colour))
         drawn.append(arrow((673, y), (751, y + 24), colour=colour, dash=dash))
         drawn.append(text(710, y + 2, "−", colour))
         above = 60 if k == 0 else 120 + 85 * (k - 1)
@@ -203,9 +210,9 @@ def reconstruction() -> str:
         drawn.append(box(370, y, feature, 66))
     colour = ORDERS[0][0]
     drawn.append(arrow((404, 55), (446, 55), colour=colour))
-    drawn.append(box(480, 55, "g", 60, "white").replace("#222222", colour))
+    drawn.append(box(480, 55, "g", 60, "white", colour))
     drawn.append(arrow((511, 55), (553, 55), colour=colour))
-    drawn.append(box(590, 55, "g(x)", 66, "white").replace("#222222", colour))
+    drawn.append(box(590, 55, "g(x)", 66, "white", colour))
     drawn.append(arrow((404, 165), (725, 165), (725, 133)))
     drawn.append(arrow((624, 55), (725, 55), (725, 87), colour=colour))
     drawn.append(text(700, 48, "−", colour))

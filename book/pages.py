@@ -12,8 +12,9 @@ import performance
 import yaml
 
 from kclib.atomic import replace_file
-from kclib.book import parameters, records
+from kclib.book import parameters, profiles, records
 from kclib.book.claims import Claim, Outcome, check, of, registry
+from kclib.book.graph import Graph
 from kclib.book.records import Result
 from kclib.book.verdicts import RULES
 from kclib.errors import InputError
@@ -149,7 +150,7 @@ def in_words(text: str, profile: str) -> str:
     >>> in_words("share of x_delta 0.32; vgg16_mix conv4_3 bird +4.1", "quick")
     'share of what is left 0.32; VGG-16 conv4-3 bird +4.1'
     """
-    text = re.sub(rf"\bprofile {re.escape(profile)}(: |, |; |$)", "", text)
+    text = re.sub(rf"^profile {re.escape(profile)}(: |, |$)", "", text)
     network = rf"\b({'|'.join(findings.NAMES)})(?:_(?:maps|mix|voc))?(?:_[a-z-]+_(\d+))?\b"
 
     def named(found: re.Match) -> str:
@@ -239,6 +240,46 @@ def parameter_table() -> str:
     return "\n".join([*lines, ""])
 
 
+def cluster(nodes: tuple[int, ...] = (1, 8, 64)) -> str:
+    """Return the table of what each profile takes on a cluster, simulated from recorded times.
+
+    Each node does one job at a time; jobs begin in Snakemake's order, and take what they took when
+    they were recorded. Starting a job and waiting in a queue are left out, and profiles of which
+    less than half of the jobs were recorded.
+    """
+    heads = ["profile", "jobs recorded", "one after the other", "longest chain"]
+    heads += [f"nodes: {count}" for count in nodes] + ["most memory of a job"]
+    lines = [f"| {' | '.join(heads)} |", "|" + " --- |" * len(heads)]
+    for name in profiles.names():
+        found = Graph(profiles.load(name))
+        if len(recorded := found.recorded()) > len(found.jobs) / 2:
+            hours = [found.total(), found.critical(), *map(found.simulated, nodes)]
+            memory = max(job.memory for job in recorded)
+            cells = [
+                name,
+                f"{len(recorded)} of {len(found.jobs)}",
+                *(f"{h / 3600:.2f} h" for h in hours),
+            ]
+            lines.append(f"| {' | '.join([*cells, f'{memory:.1f} GB'])} |")
+    return "\n".join([*lines, ""])
+
+
+def faults(found: dict[str, dict[str, Result]]) -> str:
+    """Return the table of what was done to runs and what came out; ``found`` as `collect` gives."""
+    results = [one for artefacts in found.values() for one in artefacts.values()]
+    if not results:
+        return "No run of `make faults` is recorded.\n"
+    heads = ("fault", "work", "times", "same results", "a line says what to do", "for example")
+    lines = [f"| {' | '.join(heads)} |", "|" + " --- |" * len(heads)]
+    for row in results[0].rows:
+        cells = [_cell(str(row[name])) for name in heads[:-1]]
+        example = f"`{_cell(row['example'])}`" if row["example"] else ""
+        lines.append(f"| {' | '.join([*cells, example])} |")
+    had = results[0].provenance
+    said = f"Recorded on {had.date}, in {had.run_seconds / 60:.0f} minutes, on "
+    return "\n".join([*lines, "", f"{said}{had.hardware['processor']}.", ""])
+
+
 def _cell(text: str) -> str:
     """Return text that a cell of a Markdown table can hold."""
     return " ".join(text.split()).replace("|", "\\|")
@@ -248,12 +289,18 @@ def write(
     folder: Path,
     results: dict[str, dict[str, Result]],
     benches: dict[str, dict[str, Result]] | None = None,
+    disturbed: dict[str, dict[str, Result]] | None = None,
 ) -> None:
-    """Write all computed pages into a folder; ``benches`` are the results of ``make bench``."""
+    """Write all computed pages into a folder.
+
+    ``benches`` are the results of ``make bench``, ``disturbed`` is that of ``make faults``.
+    """
     for page in (summary, claims, runtimes, normalisations):
         replace_file(folder / f"{page.__name__}.md", page(results).encode())
     replace_file(folder / "parameters.md", parameter_table().encode())
     replace_file(folder / "rules.md", rules().encode())
     listed = exercise.catalogue(titles("book") | titles())
     replace_file(folder / "exercises.md", listed.encode())
+    replace_file(folder / "cluster.md", cluster().encode())
+    replace_file(folder / "faults.md", faults(disturbed or {}).encode())
     performance.write(folder, benches or {}, results)

@@ -1,6 +1,7 @@
 """What the performance page shows: tables and figures of the measurements of ``make bench``."""
 
 import math
+import statistics
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,8 @@ _COSTS = (
 )
 PATCHES, FOURIER = "normal matrix, patches", "normal matrix, Fourier"
 SCALING = "scaling"  # the result of synthetic features
+LAYERS = "layers"  # that of every layer of one network by every layer of another
+NOTHING = "Nothing is recorded yet: `make bench` measures it, and writes `results/bench`.\n"
 DEFAULT = "fast, default"  # it stops by itself; "fast": after given numbers of epochs
 OTHERS = ", other seeds"  # rows of a method with other seeds than the first
 
@@ -33,7 +36,7 @@ def comparisons(benches: dict[str, dict[str, Result]]) -> Iterator[tuple[str, Re
     """Yield the name of each pair of features, its result, and the result's rows by method."""
     for profile, found in benches.items():
         for name, result in found.items():
-            if name != SCALING:
+            if name not in (SCALING, LAYERS):
                 methods: dict[str, list[dict]] = {}
                 for row in result.rows:
                     methods.setdefault(row["method"], []).append(row)
@@ -201,6 +204,32 @@ def saved(benches: dict[str, dict[str, Result]], results: dict[str, dict[str, Re
     return "\n".join(lines)
 
 
+def layers(benches: dict[str, dict[str, Result]]) -> str:
+    """Return the table of what the matrices of all layers took, with what was compared."""
+    found = [results[LAYERS] for results in benches.values() if LAYERS in results]
+    if not found:
+        return NOTHING
+    had, times = found[0].provenance, {}
+    for row in found[0].rows:
+        times.setdefault(row["method"], []).append(row["seconds"])
+    theirs, given = statistics.median(times["torch_cka"]), had.parameters
+    lines = [
+        "| | seconds, median | lowest to highest | times torch_cka |",
+        "| --- | --- | --- | --- |",
+    ]
+    for method, seconds in times.items():
+        usual = statistics.median(seconds)
+        span = f"{min(seconds):.1f} to {max(seconds):.1f}"
+        lines.append(f"| {method} | {usual:.1f} | {span} | {usual / theirs:.2f} |")
+    said = (
+        f"Networks: {given['networks']}; blocks: {given['layers']}; {given['images']} images of "
+        f"{given['side']} px, {given['batch']} at a time. Seconds of the processor "
+        f"({had.hardware['processor']}, {had.hardware['threads']} threads), in "
+        f"{len(times['torch_cka'])} rounds in turns, {had.date}."
+    )
+    return "\n".join([*lines, "", said.replace(" 1 threads", " 1 thread"), ""])
+
+
 def curves(benches: dict[str, dict[str, Result]]) -> Figure:
     """Draw the share left against time, one panel a pair of features, one scale."""
     panels = list(comparisons(benches))
@@ -299,7 +328,7 @@ def page(benches: dict[str, dict[str, Result]], results: dict[str, dict[str, Res
         )
         parts.append(_figure("costs", _COSTS, caption))
     if not parts:
-        return "Nothing is recorded yet: `make bench` measures it, and writes `results/bench`.\n"
+        return NOTHING
     return "\n".join([*parts, "## In seconds\n", seconds(benches)])
 
 
@@ -333,6 +362,7 @@ def write(
         Those of the notebooks, by profile and artefact.
     """
     replace_file(folder / "performance.md", page(benches, results).encode())
+    replace_file(folder / "performance_layers.md", layers(benches).encode())
     with plt.rc_context():
         plots.style()
         drawn = [("costs", costs(result)) for result in _scalings(benches)]

@@ -8,6 +8,7 @@ Jobs that a killed command leaves behind do not hold the lock: they write their 
 at all, and a job that needs the same entry of the store waits for them.
 """
 
+import errno
 import fcntl
 import os
 import shlex
@@ -16,6 +17,8 @@ from pathlib import Path
 
 #: In the current folder; says which process holds it.
 LOCK = Path(".snakemake", "run.lock")
+#: What a file system answers that has no locks, such as one mounted over a network without them.
+WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def claim(command: list[str]) -> None:
@@ -36,6 +39,14 @@ def claim(command: list[str]) -> None:
             f"{other or 'another run'} is running in {Path.cwd()}; wait until it has ended, or "
             f"stop it with: kill {number}"
         ) from None
+    except OSError as error:
+        if error.errno not in WITHOUT_LOCKS:
+            raise
+        print(
+            f"The file system of {Path.cwd()} has no locks; see yourself that one run at a time "
+            "works there.",
+            file=sys.stderr,
+        )
     os.ftruncate(file, 0)
     os.write(file, f"{os.getpid()} {shlex.join(command)}".encode())
     os.set_inheritable(file, True)

@@ -39,6 +39,18 @@ def planned(target: str) -> list[str]:
     return [word for word in shlex.split(line) if not word.startswith("PATH=")]
 
 
+def test_on_a_cluster_the_graph_is_run_by_the_profile_for_it():
+    words = planned("record PROFILE=smoke CLUSTER=slurm PARTITION=cpu ACCOUNT=mine")
+    given = dict(zip(words, words[1:], strict=False))
+    for option in ("--profile", "--workflow-profile"):
+        assert (ROOT / given[option] / "config.yaml").exists()
+    assert given["--slurm-status-command"] in ("sacct", "squeue")
+    at = words.index("--default-resources")
+    assert words[at + 1 : at + 3] == ["slurm_account=mine", "slurm_partition=cpu"]
+    assert "--cores" not in words and "--slurm-no-account" not in words
+    assert "--slurm-no-account" in planned("book CLUSTER=slurm")
+
+
 @pytest.fixture
 def folder(tmp_path):
     """A folder with the stand-in and with what make runs it by."""
@@ -154,3 +166,19 @@ def test_a_folder_that_cannot_be_written_is_said_in_one_line(tmp_path):
     )
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1 and ".snakemake" in done.stderr
+
+
+def test_where_there_are_no_locks_a_line_says_so_and_the_run_begins(tmp_path):
+    script = (
+        "import errno, fcntl, os, runpy, sys\n"
+        "def flock(*_): raise OSError(errno.ENOLCK, 'No locks available')\n"
+        "fcntl.flock = flock\n"
+        f"sys.argv = ['alone.py', 'echo', 'begun']\n"
+        f"runpy.run_path({str(ROOT / 'notebooks' / 'alone.py')!r}, run_name='__main__')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, "begun\n")
+    [line] = done.stderr.splitlines()
+    assert f"file system of {tmp_path} has no locks" in line

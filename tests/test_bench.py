@@ -1,7 +1,7 @@
 """The comparison with the authors' recipe runs end to end, and the page says what it measured."""
 
 import sys
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
@@ -17,13 +17,17 @@ import performance  # noqa: E402
 from pages import collect  # noqa: E402
 
 
-@pytest.fixture(scope="module")
-def bench():
-    """The program, a module like any other but for its name, which kclib has too."""
-    spec = spec_from_file_location("bench_solver", ROOT / "bench" / "solver.py")
+def program(name: str):
+    """Return a program, a module like any other but for its name, which kclib has too."""
+    spec = spec_from_file_location(f"bench_{name}", ROOT / "bench" / f"{name}.py")
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def bench():
+    return program("solver")
 
 
 def test_the_recipe_is_that_of_fit(bench):
@@ -75,6 +79,32 @@ def test_it_runs_end_to_end_and_the_page_shows_it(bench, tmp_path, monkeypatch):
     for name in ("curves", "costs"):
         assert f"performance_{name}.png" in page
         assert (tmp_path / f"performance_{name}.png").stat().st_size > 0
+
+
+def test_matrices_of_layers_are_timed_in_turns_and_the_page_shows_them(tmp_path, monkeypatch):
+    layers = program("layers")
+    theirs = []
+
+    def stand_in(a, b, taps, images):
+        theirs.append(sum(range(10**6)))  # takes some time
+        yield "torch_cka"
+
+    if not find_spec("torch_cka"):
+        monkeypatch.setattr(layers, "theirs", stand_in)
+    monkeypatch.setattr(layers, "IMAGES", 40)
+    monkeypatch.setattr(layers, "SIDE", 32)
+    monkeypatch.setattr(layers, "BATCH", 20)
+    monkeypatch.setattr(layers, "BLOCKS", {"resnet18": (2, 2, 2, 2)} | {"resnet34": (1, 0, 1)})
+    path = layers.run(tmp_path)
+    results = collect([path.parent])
+    [rows] = [result.rows for result in results["quick"].values()]
+    methods = ["the two networks alone", "kclib, reading and sums", "kclib", "torch_cka"]
+    assert [row["method"] for row in rows] == methods * layers.ROUNDS
+    assert all(row["seconds"] > 0 for row in rows)
+    table = performance.layers(results)
+    assert table.count("\n| ") == 2 + len(methods) - 1 and "40 images of 32 px" in table
+    assert not list(performance.comparisons(results))
+    assert performance.layers({}) == performance.NOTHING
 
 
 def test_every_recorded_comparison_is_on_the_page():

@@ -437,3 +437,37 @@ def test_refusals_by_the_library_reach_the_caller(monkeypatch, tmp_path):
     monkeypatch.setattr(papermill, "execute_notebook", full)
     with pytest.raises(InputError, match="^the disk is full$"):
         run.execute("fig2_disentangler", {}, tmp_path / "out.ipynb")
+
+
+WRITING = """
+import os, sys
+with open(os.environ["KC_PROGRESS"], "a") as bars:
+    print("for who waits", bars.isatty(), file=bars)
+print("for who reads")
+print("of interest to both", file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_bars_go_where_the_run_s_errors_go_and_not_into_the_notebook(tmp_path, terminal):
+    """Also to a terminal, which a bar wants to know of: a kernel in between does not hide it."""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(WRITING)])
+    nbformat.write(notebook, tmp_path / "given.ipynb")
+    script = (
+        "from pathlib import Path\n"
+        "from kclib.report.running import run_notebook\n"
+        "run_notebook(Path('given.ipynb'), {}, Path('done.ipynb'), folder=Path.cwd())\n"
+    )
+    reading, writing = os.openpty() if terminal else os.pipe()
+    without = {name: value for name, value in os.environ.items() if name != "KC_PROGRESS"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=without, stderr=writing, timeout=120
+    )
+    said = os.read(reading, 10_000).decode()
+    os.close(reading), os.close(writing)
+    assert done.returncode == 0, said
+    assert f"for who waits {terminal}" in said and "for who reads" not in said
+    [cell] = nbformat.read(tmp_path / "done.ipynb", as_version=4).cells
+    assert "".join(output.text for output in cell.outputs) == (
+        "for who reads\nof interest to both\n"
+    )

@@ -46,6 +46,8 @@ TARGETS = {
     "test",
     "test-oldest",
     "bench",
+    "faults",
+    "cluster-test",
     "course",
     "lint",
     "clean",
@@ -161,7 +163,7 @@ def test_torchvision_is_pinned_to_the_release_made_for_the_pinned_torch():
 
 
 def test_every_import_is_a_declared_dependency():
-    folders = ("kclib", "notebooks", "book", "bench", "course", "tests")
+    folders = ("kclib", "notebooks", "book", "bench", "faults", "course", "tests")
     files = [file for folder in folders for file in (ROOT / folder).glob("*.py")]
     sources = [file.read_text() for file in files]
     for notebook in (ROOT / "notebooks").glob("*.ipynb"):
@@ -212,10 +214,11 @@ def test_version_is_the_same_everywhere():
     assert [name for name in releases if name != "Unreleased"][0] == version
 
 
-def test_continuous_integration_runs_the_oldest_python_and_a_newer_one():
+def test_continuous_integration_runs_both_systems_with_the_oldest_python_and_a_newer_one():
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "book.yml").read_text())
-    pythons = workflow["jobs"]["test"]["strategy"]["matrix"]["python"]
-    oldest, *others = sorted(map(Version, pythons))
+    matrix = workflow["jobs"]["test"]["strategy"]["matrix"]
+    assert matrix["os"] == ["ubuntu-latest", "macos-latest"]
+    oldest, *others = sorted(map(Version, matrix["python"]))
     needed = PROJECT["requires-python"].removeprefix(">=")
     assert str(oldest) == needed.rsplit(".", 1)[0] and others
 
@@ -250,6 +253,8 @@ def test_help_names_every_target():
         (["notebook"], "one of: table"),
         (["notebook", "NAME=tabel"], 'no notebook "tabel"; NAME may be one of: table'),
         (["notebook", "NAME=table", "PARAMS=seed"], '"seed" gives no value'),
+        (["book", "CORES=two"], 'CORES is "two"; write a whole number above 0'),
+        (["bench", "SEEDS=0"], 'SEEDS is "0"; write a whole number above 0'),
         (["book", "PYTHON=./old"], "Python 3.9.1; Python 3.11.4 or newer is needed"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -176,14 +177,31 @@ def test_the_committed_results_make_pages(tmp_path):
         assert f"### {claim.statement}\n" in text and claim.said_by_paper() in text
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "claims.md",
+        "cluster.md",
         "exercises.md",
+        "faults.md",
         "normalisations.md",
         "parameters.md",
         "performance.md",
+        "performance_layers.md",
         "rules.md",
         "runtimes.md",
         "summary.md",
     ]
+
+
+def test_cells_of_claims_speak_of_networks_as_readers_do():
+    found = pages.collect([path for path in environment.RECORDED.iterdir() if path.is_dir()])
+    rows = [line for line in pages.claims(found).splitlines() if line.startswith("| ")]
+    rows = [row for row in rows if "**" in row]
+    assert len(rows) > 60
+    for row in rows:
+        assert not re.search(r"\w_(all|maps|mix|voc|\d)|x_delta|profile (quick|real64)[,:]", row), (
+            row
+        )
+    said = "profile quick, vgg16_maps_all_5 at conv4_3: x_delta 0.1; see profile quick"
+    told = "VGG-16 of seed 5 at conv4-3: what is left 0.1; see profile quick"
+    assert pages.in_words(said, "quick") == told
 
 
 def test_the_claims_page_leads_to_what_was_fixed_when():
@@ -331,3 +349,22 @@ def test_a_verdict_says_how_well_its_networks_know_their_images():
     networks["as it began"] = had | {"epochs": 0, "train_accuracy": 0.0, "test_accuracy": 0.0}
     said = "a-reader-s-own; train 98 to 100 %; test 24 to 33 %"
     assert pages.regime("a-reader-s-own", result) == said
+
+
+def test_the_table_of_faults_is_what_was_recorded(tmp_path):
+    row = {"fault": "kill -9", "work": "make | record", "times": 3, "example": "error: full | disk"}
+    row |= {"same results": 2, "a line says what to do": 1, "seconds": 4.5}
+    records.write(a_result(rows=[row]), tmp_path)
+    page = pages.faults(pages.collect([tmp_path / "smoke"]))
+    assert "| kill -9 | make \\| record | 3 | 2 | 1 | `error: full \\| disk` |" in page
+    assert "No run" in pages.faults({})
+
+
+def test_a_cluster_of_more_nodes_takes_less_time():
+    header, _, *rows = pages.cluster().splitlines()
+    assert rows and all(row.count("|") == header.count("|") for row in rows)
+    for row in rows:
+        total, longest, one, eight, many = (
+            float(cell.strip().removesuffix(" h")) for cell in row.split("|")[3:8]
+        )
+        assert total == one >= eight >= many >= longest

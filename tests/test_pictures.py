@@ -68,3 +68,9 @@ def test_the_filter_shown_is_the_one_asked_for_or_the_one_that_varies_most():
     for channel in (1, 4):
         with pytest.raises(InputError, match=rf"{channel}; .* 0 to 3 of tap, except .*\(1\); -1"):
             pictures.filter_shown(x, channel, "tap")
+
+
+def test_a_damaged_file_is_refused_by_name(tmp_path):
+    (tmp_path / "fig.npz").write_bytes(b"PK\x03\x04 and no more")
+    with pytest.raises(InputError, match="fig.npz is damaged .* Get it back from git"):
+        pictures.read(tmp_path / "fig.npz", "a run")

@@ -142,6 +142,47 @@ def test_a_broken_file_is_refused_by_name(tmp_path, text, message):
     assert len(said.splitlines()) == 1 and "http" not in said
 
 
+def test_no_changed_bit_of_a_result_is_misread(tmp_path):
+    """Each is refused in one line, or, as in white space, changes nothing that is read."""
+    result = a_result(claims=[an_outcome(outcomes=[True, 0.5, -1])])
+    path = records.write(result, tmp_path)
+    content, refused = path.read_bytes(), 0
+    for place in range(len(content)):
+        changed = bytearray(content)
+        changed[place] ^= 1 << place % 8
+        path.write_bytes(changed)
+        try:
+            assert records.read(path) == result
+        except InputError as error:
+            assert str(path) in str(error) and len(str(error).splitlines()) == 1
+            refused += 1
+    assert refused > 0.8 * len(content)
+
+
+def test_no_changed_bit_of_arrays_is_misread(tmp_path):
+    path = records.write(a_result(), tmp_path, {"x*": np.arange(8, dtype=np.float32)})
+    assert records.read(path).arrays
+    arrays = path.with_suffix(".npz")
+    content = arrays.read_bytes()
+    for place in range(len(content)):
+        changed = bytearray(content)
+        changed[place] ^= 1 << place % 8
+        arrays.write_bytes(changed)
+        with pytest.raises(InputError, match="table0.npz is damaged: .* Get it back from git"):
+            records.read(path)
+    arrays.unlink()
+    with pytest.raises(InputError, match="table0.npz"):
+        records.read(path)
+
+
+def test_a_result_of_an_earlier_version_has_no_digest(tmp_path):
+    path = records.write(a_result(), tmp_path)
+    content = json.loads(path.read_text())
+    assert content.pop("digest")
+    path.write_text(json.dumps(content))
+    assert records.read(path) == a_result()
+
+
 def test_a_file_that_is_no_text_or_not_there_is_refused_by_name(tmp_path):
     path = tmp_path / "smoke" / "table0.json"
     with pytest.raises(InputError, match="smoke/table0.json cannot be read: .*No such file"):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -205,6 +206,30 @@ def test_what_stands_out_is_named_and_noise_is_not():
     left[::5] *= 1.4
     some = spots_of(left, target, labels=labels)
     assert stands_out(list(some.classes.values())) == [0]
+
+
+def test_what_is_held_does_not_grow_with_the_items(monkeypatch, tmp_path):
+    """Sums of all layers, and features of some of the items, in mapped files."""
+    monkeypatch.setattr(pairs, "MOST", 40)
+    sizes, held = [], []
+    whole_features = Kept.features
+    whole_put = Kept.put
+
+    def features(kept, shapes, batches):
+        held.append({name: shape[0] for name, shape in shapes.items()})
+        return whole_features(kept, shapes, batches)
+
+    def put(kept, name, tensors, record):
+        sizes.append(sum(tensor.numel() for tensor in tensors.values()))
+        return whole_put(kept, name, tensors, record)
+
+    monkeypatch.setattr(Kept, "features", features)
+    monkeypatch.setattr(Kept, "put", put)
+    for count in (60, 240):
+        given = torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+        kclib.compare(small(1), small(2), given, order=0, folder=tmp_path / str(count))
+    assert {count for one in held for count in one.values()} == {40}
+    assert len(sizes) > 2 and sizes[: len(sizes) // 2] == sizes[len(sizes) // 2 :]
 
 
 # --- items ---
@@ -546,6 +571,21 @@ def test_the_page_is_whole_in_itself_and_shows_names_as_text(photos, nets, tmp_p
     assert all(sentence.split("’")[0] in sections for sentence in numbers["at a glance"])
 
 
+def test_numbers_in_cells_can_be_read():
+    """Contrast as the Web Content Accessibility Guidelines have it: 4.5 or more."""
+
+    def luminance(colour):
+        parts = (c / 255 for c in colour)
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+        return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    for share in np.linspace(0, 1, 200):
+        style = page._painted(share)
+        ground = luminance(map(int, style.split("rgb(")[1].split(")")[0].split(",")))
+        ink = {"#000": 0, "#fff": 1}[style.split("color:")[-1]]
+        assert (max(ground, ink) + 0.05) / (min(ground, ink) + 0.05) >= 4.5
+
+
 def test_the_command_writes_a_report(nets, photos, tmp_path, monkeypatch):
     """In an empty folder, as someone would who has installed the package."""
     folder = tmp_path / "empty"
@@ -576,8 +616,13 @@ def test_help_fits_a_screen(capsys):
 
 def test_the_package_holds_the_page_and_the_notebook(tmp_path):
     pytest.importorskip("setuptools", minversion="77", reason="setuptools 77 is not installed")
+    source = tmp_path / "source"  # building leaves a folder, whose name would mislead make lint
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "kclib", source / "kclib", ignore=ignored)
+    for name in ("pyproject.toml", "README.md", "LICENSE", "LICENSE-text"):
+        shutil.copy(ROOT / name, source)
     words = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "."]
-    built = subprocess.run([*words, "-w", str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    built = subprocess.run([*words, "-w", tmp_path], cwd=source, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
     [wheel] = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()

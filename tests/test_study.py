@@ -295,8 +295,9 @@ def test_recorded_regimes_are_those_that_have_a_result(monkeypatch, tmp_path):
 def test_pictures_are_those_of_the_first_regime_that_has_any(monkeypatch, tmp_path):
     monkeypatch.setattr(records, "RECORDED", tmp_path)
     monkeypatch.setattr(records, "REGIMES", {"one": "quick", "other": "smoke"})
-    right = {"train_accuracy": 0.99, "test_accuracy": 0.254, "epochs": 2}
-    worse = {"train_accuracy": 0.991, "test_accuracy": 0.203, "epochs": 2}
+    effort = {"epochs": 2, "training_seconds": 1.0}
+    right = effort | {"train_accuracy": 0.99, "test_accuracy": 0.254}
+    worse = effort | {"train_accuracy": 0.991, "test_accuracy": 0.203}
     for profile, maps in {"quick": {}, "smoke": {"joint": {"x*": torch.ones(1, 2, 2)}}}.items():
         result = a_result(profile, artefact="fig2_disentangler")
         result.provenance.parameters |= {"order": 1, "channels": 4}

@@ -8,9 +8,7 @@ from importlib.util import find_spec
 from ..errors import InputError
 
 _missing = [
-    name
-    for name in ("pydantic", "yaml", "tqdm", "filelock", "platformdirs")
-    if find_spec(name) is None
+    name for name in ("pydantic", "yaml", "tqdm", "platformdirs") if find_spec(name) is None
 ]
 if _missing:
     raise InputError(

@@ -3,12 +3,11 @@
 import shutil
 from pathlib import Path
 
-from filelock import FileLock
-
 from ..errors import InputError
 from ..images import archives
 from ..images.archives import Archive
 from . import environment, progress, sources
+from .locks import locked
 from .profiles import Profile
 
 
@@ -95,7 +94,7 @@ def fetch(needed: list[Archive], folder: Path) -> None:
         If one cannot be fetched: the message says of each why, and where it can be put by hand.
     """
     failed = []
-    with FileLock(Path(folder) / ".fetching.lock"):
+    with locked(Path(folder) / ".fetching.lock"):
         for archive in needed:
             with progress.bar(archive.name, unit="B") as show:
                 try:

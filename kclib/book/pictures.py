@@ -133,6 +133,11 @@ def held(images: torch.Tensor, maps: Mapping[str, Mapping[str, torch.Tensor]]) -
 def read(path: Path, origin: str) -> Pictures:
     """Read what `held` gave for a result; without that file there are no maps.
 
+    Raises
+    ------
+    InputError
+        If the file is damaged.
+
     Examples
     --------
     >>> read(Path("no-such-file.npz"), "a run").maps
@@ -140,6 +145,12 @@ def read(path: Path, origin: str) -> Pictures:
     """
     if not path.exists():
         return Pictures(origin, torch.empty(0), {})
-    with np.load(path, allow_pickle=False) as stored:
-        maps = {name: torch.from_numpy(stored[name]) for name in stored.files}
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            maps = {name: torch.from_numpy(stored[name]) for name in stored.files}
+    except Exception as error:  # each layer of the format raises its own
+        raise InputError(
+            f"{path} is damaged ({error}). Get it back from git, or delete it and run its notebook "
+            "again."
+        ) from None
     return Pictures(origin, maps.pop("images", torch.empty(0)), maps)

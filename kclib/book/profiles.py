@@ -130,6 +130,7 @@ class Profile(_Strict):
         default=None, ge=1, description="passes of every fit; without it as many as it gains from"
     )
     pruned_epochs: int = Field(ge=1, description="epochs of training after pruning")
+    gpu: bool = Field(default=False, description="ask a cluster for a GPU for each job")
     mixed: bool = Field(
         default=True, description="train and fit in bfloat16 where the device gains from it"
     )

@@ -14,16 +14,21 @@ def bar(title: str, unit: str = "step") -> Iterator[Callable[[int, int, str], No
 
     Of bytes, ``"B"``, their number is written in kB, MB or GB.
     """
-    with terminal() as stream:
-        how = {"unit": unit, "unit_scale": unit == "B", "mininterval": 1.0}
-        line = tqdm(desc=title, file=stream, leave=False, disable=None, **how)
+    how = {"unit": unit, "unit_scale": unit == "B", "mininterval": 1.0}
+    with (
+        terminal() as stream,
+        tqdm(desc=title, file=stream, leave=False, disable=None, **how) as drawn,
+    ):
 
         def progress(done: int, total: int, text: str = "") -> None:
-            line.total = total
-            line.set_postfix_str(text, refresh=False)
-            line.update(done - line.n)
+            drawn.total = total
+            drawn.set_postfix_str(text, refresh=False)
+            drawn.update(done - drawn.n)
 
-        try:
-            yield progress
-        finally:
-            line.close()
+        yield progress
+
+
+def line(text: str) -> None:
+    """Write a line where bars are drawn, above those that are."""
+    with terminal() as stream:
+        tqdm.write(text, file=stream)

@@ -1,6 +1,7 @@
 """Recorded results: validated rows and claims with their provenance, as JSON and CSV."""
 
 import csv
+import hashlib
 import io
 import platform
 import resource
@@ -20,6 +21,7 @@ from . import sources
 from .claims import Outcome
 from .environment import RECORDED, hint
 from .plans import Plan, code_of_makers
+from .store import content_key
 
 Cell = str | int | float | bool | None
 
@@ -27,6 +29,10 @@ Cell = str | int | float | bool | None
 #: paper's, without augmentation until the training images are fitted; "strong" with augmentation,
 #: stopped before they are.
 REGIMES = {"recorded, plain": "plain64", "recorded, strong": "real64"}
+
+
+#: What is recorded of every network, and shown.
+_OF_NETWORKS = ("epochs", "training_seconds", "train_accuracy", "test_accuracy")
 
 
 class _Strict(BaseModel):
@@ -55,6 +61,14 @@ class Provenance(_Strict):
     peak_memory: float = Field(ge=0, description="GB, of this process")
     date: str
 
+    @model_validator(mode="after")
+    def _networks_have_their_numbers(self):
+        for name, had in self.networks.items():
+            for field in _OF_NETWORKS:
+                if not isinstance(had.get(field), int | float):
+                    raise ValueError(f"the network {name} has no number {field}")
+        return self
+
 
 class Result(_Strict):
     """The recorded result of one notebook under one profile."""
@@ -64,6 +78,8 @@ class Result(_Strict):
     provenance: Provenance
     rows: list[dict[str, Cell]] = Field(min_length=1)
     claims: list[Outcome]
+    arrays: str | None = Field(default=None, description="sha256 of the .npz, if there is one")
+    digest: str | None = Field(default=None, description="of the rest, in files alone")
 
     @model_validator(mode="after")
     def _one_profile(self):
@@ -98,17 +114,19 @@ def write(result: Result, folder: Path, arrays: dict | None = None) -> Path:
         The JSON file.
     """
     path = Path(folder) / result.profile / f"{result.artefact}.json"
-    replace_file(path, (result.model_dump_json(indent=1) + "\n").encode())
+    if arrays:
+        content = io.BytesIO()
+        np.savez_compressed(content, **arrays)
+        replace_file(path.with_suffix(".npz"), content.getvalue())
+        result = result.model_copy(update={"arrays": _sha256(content.getvalue())})
+    result = result.model_copy(update={"digest": _digest(result)})
     columns = list(dict.fromkeys(name for row in result.rows for name in row))
     table = io.StringIO()
     writer = csv.DictWriter(table, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(result.rows)
     replace_file(path.with_suffix(".csv"), table.getvalue().encode())
-    if arrays:
-        content = io.BytesIO()
-        np.savez_compressed(content, **arrays)
-        replace_file(path.with_suffix(".npz"), content.getvalue())
+    replace_file(path, (result.model_dump_json(indent=1) + "\n").encode())
     return path
 
 
@@ -118,23 +136,41 @@ def read(path: Path) -> Result:
     Raises
     ------
     InputError
-        If the file is not a valid result, or lies under another profile's or artefact's name.
+        If the file is not a valid result, it or its arrays differ from their digests, or it lies
+        under another profile's or artefact's name. Results of earlier versions have no digests.
     """
+    mend = "Get it back from git, or delete it and run its notebook again."
+    arrays = path.with_suffix(".npz")
     try:
         result = Result.model_validate_json(path.read_text())
+        held = result.arrays and _sha256(arrays.read_bytes())
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()
         )
-        raise InputError(f"{path} is not a recorded result: {problems}.") from None
+        raise InputError(f"{path} is not a recorded result: {problems}. {mend}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}.") from None
+        raise InputError(f"{path} cannot be read: {error}. {mend}") from None
+    for file, noted, found in (
+        (path, result.digest, _digest(result)),
+        (arrays, result.arrays, held),
+    ):
+        if noted not in (None, found):
+            raise InputError(f"{file} is damaged: it differs from its digest. {mend}")
     if (result.profile, result.artefact) != (path.parent.name, path.stem):
         raise InputError(
             f"{path} holds the result of {result.artefact!r} under profile {result.profile!r}; "
             "put it in the folder of its profile, under the name of its artefact."
         )
-    return result
+    return result.model_copy(update={"digest": None})
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _digest(result: Result) -> str:
+    return content_key(result.model_dump(mode="json", exclude={"digest"}))
 
 
 def recorded(artefact: str, profile: str) -> Result | None:

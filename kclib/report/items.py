@@ -22,6 +22,7 @@ from .naming import called, is_function
 FEWEST = 30
 IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 _ARRAYS = (".npy", ".npz", ".safetensors")
+_OF_PACKS = ("jpeg", "offsets", "names", "label", "class_names")
 
 
 @dataclass(frozen=True)
@@ -276,34 +277,62 @@ def _of_arrays(path: Path) -> Items:
         if path.suffix == ".safetensors":
             return _of_tensors(load_file(path), str(path))
         if path.suffix == ".npy":
-            return _of_tensors(np.load(path, mmap_mode="r", allow_pickle=False), str(path))
-        with np.load(path, allow_pickle=False) as opened:
-            arrays = {name: opened[name] for name in opened.files}
+            arrays = np.load(path, mmap_mode="r", allow_pickle=False)
+        else:
+            with np.load(path, allow_pickle=False) as opened:
+                arrays = {name: opened[name] for name in opened.files}
     except InputError:
         raise
     except Exception as error:  # each library raises its own
         raise InputError(
-            f"{path} cannot be read ({str(error).splitlines()[0]}); allowed: arrays of numbers, "
-            "saved by numpy.save, numpy.savez or safetensors, without pickled objects."
+            f"{path} cannot be read ({str(error).partition(chr(10))[0]}); allowed: arrays of "
+            "numbers, saved by numpy.save, numpy.savez or safetensors, without pickled objects."
         ) from None
-    return _of_pack(arrays, path) if "jpeg" in arrays else _of_tensors(arrays, str(path))
+    if isinstance(arrays, dict) and "jpeg" in arrays:
+        return _of_pack(arrays, path)
+    for array in arrays.values() if isinstance(arrays, dict) else (arrays,):
+        if array.dtype.kind not in "biufc":
+            raise InputError(f"{path} holds {array.dtype}; allowed: arrays of numbers.")
+    return _of_tensors(arrays, str(path))
 
 
 def _of_pack(arrays: dict, path: Path) -> Items:
-    jpeg, offsets = arrays["jpeg"], arrays["offsets"]
+    jpeg, offsets, names, label, class_names = _parts_of_pack(arrays, path)
 
     def one(k: int) -> Image.Image | None:
         return read_image(io.BytesIO(jpeg[offsets[k] : offsets[k + 1]].tobytes()))
 
     return Items(
         "image",
-        tuple(map(str, arrays["names"])),
-        tuple(map(int, arrays["label"])),
-        tuple(map(str, arrays["class_names"])),
+        tuple(map(str, names)),
+        tuple(map(int, label)),
+        tuple(map(str, class_names)),
         str(path),
         hashlib.sha256(jpeg.tobytes()).hexdigest(),
         lambda index: [one(k) for k in index],
     )
+
+
+def _parts_of_pack(arrays: dict, path: Path) -> list[np.ndarray]:
+    """Return what makes up a pack, or refuse it."""
+    parts = [arrays.get(name, np.empty(())) for name in _OF_PACKS]
+    jpeg, offsets, names, label, class_names = parts
+    whole = (
+        all(part.ndim == 1 for part in parts)
+        and jpeg.dtype == np.uint8
+        and offsets.dtype.kind in "iu"
+        and (label.dtype.kind in "iu" or not len(label))
+        and len(offsets) - 1 == len(names) == len(label)
+        and (np.diff(offsets.astype(np.int64)) >= 0).all()
+        and 0 <= offsets[0] <= offsets[-1] <= len(jpeg)
+        and all(0 <= number < len(class_names) for number in label)
+    )
+    if not whole:
+        raise InputError(
+            f"the pack {path} is not whole; allowed: arrays {', '.join(_OF_PACKS)}; image k is the "
+            "bytes offsets[k] to offsets[k + 1] of jpeg, and its class class_names[label[k]]."
+        )
+    return parts
 
 
 def _of_tensors(given, source: str) -> Items:
@@ -337,7 +366,7 @@ def _of_tensors(given, source: str) -> Items:
         )
 
     def get(index: Sequence[int]):
-        return inputs.take(given, torch.as_tensor(index))
+        return inputs.take(given, np.asarray(index))  # one index of torch's is a number to NumPy
 
     return Items("tensor", names, (), (), source, mark.hexdigest(), get)
 

@@ -96,11 +96,13 @@ class Products:
             if name not in self._shift:
                 self._shift[name] = maps.mean((0, 2, 3))
             rows[name] = maps.permute(0, 2, 3, 1).contiguous() - self._shift[name]  # (N, H, W, C)
-        for number in range(len(PARTS)):
+        for number in part.unique().tolist():
             index = (part == number).nonzero()[:, 0]
-            if len(index):
-                self.images[number] += len(index)
+            self.images[number] += len(index)
+            if len(index) < len(part):
                 self._add_part({name: maps[index] for name, maps in rows.items()}, number)
+            else:
+                self._add_part(rows, number)
 
     def _add_part(self, rows: dict[tuple, torch.Tensor], number: int) -> None:
         brought: dict[tuple, torch.Tensor] = {}
@@ -117,18 +119,15 @@ class Products:
                 brought[name, size, how] = _moved(maps, tall, wide).flatten(0, 2)
             return brought[name, size, how]
 
+        over_images = {name: maps.sum(0).flatten(0, 1) for name, maps in rows.items()}  # (H W, C)
         for key, tap, size in self._inputs:
             maps = rows[key, tap]
             how = "onto" if _area(size) <= _area(maps.shape[1:3]) else "root"
             seen = at((key, tap), size, how)
             self._put(("gram", key, tap, size), number, seen.T @ seen)
-            if how == "root":  # its sums are not those of the enlarged maps
-                ends = zip(maps.shape[1:3], size, strict=True)
-                weights = torch.outer(*(_line(*side, "onto").sum(0) for side in ends))  # (H, W)
-                total = weights.flatten() @ maps.sum(0).flatten(0, 1)
-            else:
-                total = seen.sum(0)
-            self._put(("sum", key, tap, size), number, total)
+            ends = zip(maps.shape[1:3], size, strict=True)
+            weights = torch.outer(*(_line(*side, "onto").sum(0) for side in ends))  # (H, W)
+            self._put(("sum", key, tap, size), number, weights.flatten() @ over_images[key, tap])
         for one, a, other, b in self.pairs:
             if (cross := self._cross(one, a, other, b)) is None:
                 continue
@@ -193,9 +192,9 @@ class Products:
             product = self._sums["gram", one, a, size]
         else:
             product = self._crossed(one, a, other, b)
-        x = self._sums["sum", one, a, size][parts].sum(0) / rows
-        y = self._sums["sum", other, b, size][parts].sum(0) / rows
-        return product[parts].sum(0) / rows - torch.outer(x, y)
+        x = _over(self._sums["sum", one, a, size], parts) / rows
+        y = _over(self._sums["sum", other, b, size], parts)
+        return (_over(product, parts) / rows).addr_(x, y / rows, alpha=-1)
 
     def _left(self, one, a, other, targets: list[str], size) -> list[float]:
         """Return what one layer leaves of several of the same map size."""
@@ -205,10 +204,10 @@ class Products:
         if (varies := scale > 0).any():
             scale = scale.clamp_min(scale[varies].median())
         scale = torch.where(scale > 0, scale, 1.0)
-        squares = [part / scale / scale[:, None] for part in squares]
+        squares = [part.div_(scale).div_(scale[:, None]) for part in squares]
         crosses = {
             b: [
-                self._centred(parts, one, a, other, b, size) / scale[:, None]
+                self._centred(parts, one, a, other, b, size).div_(scale[:, None])
                 for parts in ([0], [1], [2], [0, 1])
             ]
             for b in targets
@@ -230,8 +229,8 @@ class Products:
         """Return the sum of the variances of a layer's channels over parts."""
         size = self.shapes[key][tap][1:]
         rows = float(self.images[parts].sum()) * _area(size)
-        squares = self._sums["gram", key, tap, size][parts].diagonal(dim1=1, dim2=2).sum()
-        means = self._sums["sum", key, tap, size][parts].sum(0) / rows
+        squares = _over(self._sums["gram", key, tap, size].diagonal(dim1=1, dim2=2), parts).sum()
+        means = _over(self._sums["sum", key, tap, size], parts) / rows
         return float(squares / rows - means.square().sum())
 
     def _cka(self, one: str, a: str, other: str, b: str) -> float:
@@ -306,6 +305,12 @@ def _solved(square: torch.Tensor, cross: torch.Tensor, ridge: float) -> torch.Te
         if unstable and ridge > 1e6:
             raise InputError("sums of products are not finite: a layer's numbers are too large.")
     return torch.cholesky_solve(cross, factor)
+
+
+def _over(sums: torch.Tensor, parts: list[int]) -> torch.Tensor:
+    """Return the sum over some of the parts, the first axis; of one part it is no copy."""
+    first, *others = parts
+    return sum((sums[part] for part in others), start=sums[first])
 
 
 def _area(size) -> int:

@@ -196,9 +196,12 @@ def _rgb(share: float) -> tuple[int, ...]:
 
 
 def _painted(share: float) -> str:
-    red, green, blue = _rgb(share)
-    light = 0.299 * red + 0.587 * green + 0.114 * blue > 125
-    return f"background:rgb({red},{green},{blue});color:{'#000' if light else '#fff'}"
+    """Return the style of a cell, with the one of black and white that contrasts more."""
+    colour = _rgb(share)
+    linear = (((part / 255 + 0.055) / 1.055) ** 2.4 for part in colour)  # sRGB
+    luminance = sum(w * part for w, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+    ink = "#000" if luminance > 0.179 else "#fff"  # (1.05 x 0.05)^0.5 - 0.05: as much either way
+    return f"background:rgb({','.join(map(str, colour))});color:{ink}"
 
 
 def _pair(found: Comparison, number: int, numbers: dict) -> dict:

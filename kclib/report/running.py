@@ -32,8 +32,9 @@ def run_notebook(notebook: Path, given: dict, output: Path, *, folder: Path) -> 
         If the notebook refuses what it is given, or its process is ended from outside.
     """
     output = writable(output)
-    # Bars belong on the terminal of this run, not in the notebook.
-    os.environ.setdefault("KC_PROGRESS", f"/proc/{os.getpid()}/fd/2")
+    # Bars belong where this run writes its errors, not in the notebook. Its kernel inherits that
+    # place, and keeps it if it need not catch what is written there.
+    os.environ.setdefault("KC_PROGRESS", "/dev/stderr")
     for name in ("KC_STORE", "KC_DATA", "KC_RESULTS", "KC_PROGRESS"):
         if named := os.environ.get(name):
             # The kernel works in another folder.
@@ -52,7 +53,10 @@ def run_notebook(notebook: Path, given: dict, output: Path, *, folder: Path) -> 
                 cwd=folder,
                 progress_bar=False,
                 # What a kernel that is stopped says of its sockets is nothing for a user.
-                extra_arguments=["--IPKernelApp.log_level=50"],
+                extra_arguments=[
+                    "--IPKernelApp.log_level=50",
+                    "--IPKernelApp.capture_fd_output=False",
+                ],
                 config=Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"}),
             )
         replace_file(output, tidied(part).encode())

@@ -1,0 +1,81 @@
+"""A command with all that it began, ended at once as a fault does."""
+
+import signal
+import subprocess
+import time
+from contextlib import suppress
+
+import psutil
+
+
+def begun_by(process: subprocess.Popen) -> set[psutil.Process]:
+    """Return a process and all that it began, kernels in sessions of their own too, stopped.
+
+    What is stopped begins nothing, so that none is missed.
+    """
+    found: set[psutil.Process] = set()
+    with suppress(psutil.NoSuchProcess):
+        waiting = {psutil.Process(process.pid)}
+        while waiting:
+            for one in waiting:
+                with suppress(psutil.NoSuchProcess):
+                    one.suspend()
+            found |= waiting
+            waiting = set()
+            for one in found:
+                with suppress(psutil.NoSuchProcess):
+                    waiting |= set(one.children()) - found
+    return found
+
+
+def kill(process: subprocess.Popen) -> None:
+    """Kill a process and all that it began, and wait until they are gone with their locks."""
+    found = begun_by(process)
+    for one in found:
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
+    process.wait()
+    psutil.wait_procs(found, timeout=60)
+
+
+def end(process: subprocess.Popen, grace: float) -> bool:
+    """Ask all to end, as a cluster does with SIGTERM, and kill what is left after the grace.
+
+    Returns
+    -------
+    bool
+        Whether all ended in time.
+    """
+    found = begun_by(process)
+    for one in found:
+        with suppress(psutil.NoSuchProcess):
+            one.send_signal(signal.SIGTERM)
+            one.resume()
+    late = time.monotonic() + grace
+    while any(map(alive, found)) and time.monotonic() < late:
+        process.poll()
+        time.sleep(0.1)
+    in_time = not any(map(alive, found))
+    for one in found:
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
+    process.wait()
+    psutil.wait_procs(found, timeout=60)
+    return in_time
+
+
+def alive(process: psutil.Process) -> bool:
+    """Return whether a process still runs."""
+    with suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def kernel_of(process: subprocess.Popen) -> psutil.Process | None:
+    """Return the kernel of a notebook that a process runs, if it has begun."""
+    with suppress(psutil.NoSuchProcess):
+        for one in psutil.Process(process.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                if "ipykernel_launcher" in one.cmdline():
+                    return one
+    return None

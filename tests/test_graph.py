@@ -1,0 +1,75 @@
+"""The graph of a profile's jobs: what a cluster is asked for, and what all of it takes."""
+
+import pytest
+
+from kclib.book import graph, profiles
+from kclib.book.graph import Graph, Job
+
+SMOKE = profiles.load("smoke")
+
+
+@pytest.fixture
+def made_up(monkeypatch):
+    """A graph of three networks and two notebooks, of known seconds."""
+    found = Graph(SMOKE)
+    jobs = {
+        "a": Job((), 10.0, 1.0),
+        "b": Job((), 20.0, 2.0),
+        "c": Job(("a",), 30.0, None),
+        "first": Job(("a", "b"), 5.0, 3.0),
+        "second": Job(("c", "first"), 1.0, 0.1),
+    }
+    monkeypatch.setattr(Graph, "jobs", jobs)
+    found.value = {name: -k for k, name in enumerate(jobs)}
+    return found
+
+
+def test_one_place_takes_the_sum_and_many_the_longest_chain(made_up):
+    assert made_up.total() == made_up.simulated(1) == 66
+    assert made_up.critical() == made_up.simulated(64) == 41  # a, c, second
+
+
+@pytest.mark.parametrize(("wanted", "seconds"), [(-9, 60), (9, 61)])
+def test_two_places_begin_what_is_wanted_most(made_up, monkeypatch, wanted, seconds):
+    """Last, d begins at 25, when first is done: 60. First, d ends at 35, a and b at 30, c at 60."""
+    monkeypatch.setattr(Graph, "jobs", made_up.jobs | {"d": Job((), 35.0, 1.0)})
+    made_up.value["d"] = wanted
+    assert made_up.simulated(2) == seconds
+
+
+def test_a_recorded_job_is_asked_for_with_a_margin_that_grows():
+    job = Job((), 3600.0, 4.0)
+    assert (job.minutes(), job.megabytes()) == (180, 6000)
+    assert (job.minutes(3), job.megabytes(2)) == (540, 12000)
+    short = Job((), 1.0, 0.3)
+    assert (short.minutes(), short.megabytes()) == (graph.LEAST_MINUTES, 1000 * graph.LEAST_GB)
+
+
+def test_of_a_job_that_is_not_recorded_much_is_asked():
+    job = Job((), None, None)
+    assert job.minutes() == 60 * graph.UNKNOWN_HOURS
+    assert job.megabytes() == 1000 * graph.UNKNOWN_GB
+
+
+def test_every_job_of_a_profile_is_there_with_its_needs():
+    found = Graph(SMOKE)
+    assert set(SMOKE.artefacts) < set(found.jobs) == set(found.value)
+    for name, job in found.jobs.items():
+        for needed in job.needs:
+            assert needed in found.jobs
+            # What is needed first is wanted first, but for a notebook that another one waits for.
+            assert found.value[needed] > found.value[name] or needed in SMOKE.artefacts
+    assert set(map(str, found.networks.values())) == set(found.jobs) - set(found.needed)
+
+
+def test_times_are_those_that_were_recorded():
+    found = Graph(SMOKE)
+    assert len(found.recorded()) > len(found.jobs) / 2
+    assert 0 < found.critical() <= found.simulated(8) <= found.simulated(1)
+    assert found.simulated(1) == pytest.approx(found.total())
+
+
+def test_a_profile_of_photographs_is_planned_without_them(monkeypatch):
+    monkeypatch.delenv("KC_DATA", raising=False)
+    found = Graph(profiles.load("real64"))
+    assert found.critical() > 0 and found.jobs
