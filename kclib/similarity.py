@@ -157,6 +157,63 @@ def stitching(
     return float(1 - (rest - rest.mean(0)).square().sum() / whole.square().sum())
 
 
+def cka_by_row(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Return what each row contributes to linear CKA's likeness, in units of its own size.
+
+    With centred Gram matrices K and L, linear CKA is the cosine of the angle between them; this is
+    the cosine between their rows: whether the rows that are like this one in x are so in y.
+
+    Parameters
+    ----------
+    x, y : torch.Tensor
+        Shapes (M, C) and (M, C*).
+
+    Returns
+    -------
+    torch.Tensor
+        float64, shape (M,), from -1 to 1.
+
+    Examples
+    --------
+    >>> x = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)).double()
+    >>> bool((cka_by_row(x, 5 * x) > 0.999).all())
+    True
+    """
+    x, y = _centred(x, y)
+    return torch.cosine_similarity(x @ x.T, y @ y.T, dim=1)
+
+
+def neighbours_lost(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Return how much each row's neighbours in y are far from it in x.
+
+    The affinities of *Representational Difference Explanations* (Kondapaneni et al., 2025), which
+    that method divides into clusters; here each row's mean affinity ranks the rows. Distances are
+    ranks among a row's neighbours; a pair counts the more, the nearer it is in y and the farther in
+    x, small ranks most. Their constants: 80 / M within the tanh, 5 before it.
+
+    Parameters
+    ----------
+    x, y : torch.Tensor
+        Shapes (M, C) and (M, C*).
+
+    Returns
+    -------
+    torch.Tensor
+        float64, shape (M,), above 0.
+
+    Examples
+    --------
+    >>> x = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)).double()
+    >>> bool(torch.allclose(neighbours_lost(x, x), torch.ones(40).double()))
+    True
+    """
+    of_x, of_y = (torch.cdist(part, part).argsort(1).argsort(1).double() for part in (x, y))
+    nearest = torch.minimum(of_x, of_y) + 1
+    difference = torch.tanh(80 / len(x) * (of_y - of_x) / nearest)
+    affinity = torch.exp(-5 * difference)
+    return ((affinity + affinity.T) / 2).mean(1)
+
+
 def _centred(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return both matrices in float64, each channel's mean removed."""
     if x.dim() != 2 or y.dim() != 2 or len(x) != len(y):
