@@ -163,6 +163,26 @@ def check_blind_spots(rows: list[dict]) -> str:
     return " ".join(said)
 
 
+def check_comparison(rows: list[dict]) -> str:
+    """Say how well the report's scores find what A was not shown, and what it was not taught."""
+
+    def areas(question: str, ranked: str) -> str:
+        """Return the mean area with an altered A, and that with an ordinary one."""
+        lines = _where(rows, question=question, ranked=ranked, ranking="z, B again")
+        altered, ordinary = (
+            [row["value"] for row in _where(lines, a=kind)] for kind in ("altered", "ordinary")
+        )
+        usual = sum(ordinary) / len(ordinary)
+        return f"**{sum(altered) / len(altered):.2f}** (an ordinary A: {usual:.2f})"
+
+    return (
+        "Network A was not shown colour, detail or half of the picture. The report's scores tell "
+        "the images that need it from others with an area under the curve of "
+        f"{areas('not shown', 'images')}, and the channels with {areas('not shown', 'channels')}. "
+        f"Images of classes that A was not taught they tell with {areas('not taught', 'images')}."
+    )
+
+
 def compare_similarity(rows: list[dict]) -> str:
     """Say what each measure makes of a feature that a linear map changed."""
     changed = {r["measure"]: r["value"] for r in _where(rows, tap="mixed by an invertible matrix")}
@@ -203,6 +223,7 @@ SENTENCES: dict[str, Callable[[list[dict]], str]] = {
         appendix_fairness,
         check_planted_orders,
         check_blind_spots,
+        check_comparison,
         compare_similarity,
         check_dependencies,
     )

@@ -4,6 +4,7 @@ All take two features as float64 matrices of positions times channels, rows of t
 the same images (see `rows_of`), remove each channel's mean first, and return 1 for a feature
 compared with itself. None of them looks at a position's neighbours. They warn of fewer rows than
 the two have channels together, for then each of them finds a likeness in unrelated noise too.
+`cka_by_row` and `neighbours_lost` give each row a number instead, so that rows can be ranked.
 """
 
 import warnings

@@ -642,3 +642,29 @@ def test_the_notebook_runs_with_its_defaults(tmp_path, monkeypatch):
     drawn = [c["outputs"] for c in cells if "page.section" in "".join(c["source"])]
     assert len(drawn) > 5
     assert all("text/html" in outputs[-1]["data"] for outputs in drawn)
+
+
+def test_the_page_trusts_its_rankings_as_far_as_their_check_found_them():
+    # The sentence on the page, and what the recorded runs of the check must have found for it.
+    text = (ROOT / "kclib" / "report" / "page.html").read_text()
+    assert "higher than chance would, but far from always on top" in text
+    assert "never taught they put no higher than others" in text
+    assert "Where nothing was missing, nothing stood out" in text
+    runs = [p for p in (ROOT / "results").glob("*/check_comparison.json") if "smoke" not in str(p)]
+    assert runs
+    for path in runs:
+        result = json.loads(path.read_text())
+        rows = [row for row in result["rows"] if row.get("ranking") == "z, B again"]
+
+        def area(rows=rows, **wanted) -> float:
+            found = [r["value"] for r in rows if wanted.items() <= r.items()]
+            return sum(found) / len(found)
+
+        for ranked in ("images", "channels"):
+            asked = {"question": "not shown", "ranked": ranked}
+            assert area(a="altered", **asked) > area(a="ordinary", **asked) + 0.05
+            assert 0.55 < area(a="altered", **asked) < 0.9
+        taught = {"question": "not taught", "ranked": "images"}
+        assert abs(area(a="altered", **taught) - 0.5) < 0.1
+        copies = [row for row in result["rows"] if row["question"] == "nothing"]
+        assert copies and not any(row["images"] + row["channels"] for row in copies)

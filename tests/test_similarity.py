@@ -182,3 +182,57 @@ def test_what_cannot_be_compared_is_refused(x, y, message):
             measure(x, y)
     with pytest.raises(InputError, match="kept is 0"):
         similarity.svcca(torch.rand(4, 2), torch.rand(4, 2), kept=0)
+
+
+RANKINGS = (similarity.cka_by_row, similarity.neighbours_lost)
+
+
+@pytest.mark.parametrize("ranking", RANKINGS)
+@settings(max_examples=20, deadline=None)
+@given(seed=seeds, factor=st.floats(1e-3, 1e3))
+def test_what_rows_get_does_not_depend_on_rotation_scale_and_their_order(ranking, seed, factor):
+    x, y = a_pair(seed)
+    found = ranking(x, y)
+    assert torch.allclose(ranking(factor * x @ rotation(5, seed), y + 7), found, atol=1e-6)
+    assert torch.allclose(ranking(x.flip(0), y.flip(0)), found.flip(0), atol=1e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=seeds)
+def test_rows_of_linear_cka_add_up_to_it(seed):
+    x, y = a_pair(seed)
+    ours = similarity.cka_by_row(x, y)
+    both = [part - part.mean(0) for part in (x, y)]
+    grams = [part @ part.T for part in both]
+    weights = grams[0].norm(dim=1) * grams[1].norm(dim=1) / (grams[0].norm() * grams[1].norm())
+    assert float((ours * weights).sum()) == pytest.approx(similarity.linear_cka(x, y))
+
+
+def test_both_rankings_find_rows_that_one_feature_cannot_tell_apart():
+    # Thirty rows form a group of their own in y; in x they lie anywhere among the others.
+    y, group = normal(120, 6, seed=0), torch.arange(120) < 30
+    x = y.clone()
+    y[group] = 0.3 * y[group] + 4
+    x[group] = normal(30, 6, seed=1)
+    assert similarity.neighbours_lost(x, y)[group].mean() > 2 * (
+        similarity.neighbours_lost(x, y)[~group].mean()
+    )
+    of_rows = similarity.cka_by_row(x, y)
+    assert of_rows[group].mean() < of_rows[~group].mean() - 0.1
+
+
+def test_affinities_are_those_of_the_definition_pair_by_pair():
+    x, y = a_pair(3)
+    ranks = []
+    for part in (x, y):
+        distances = (part[:, None] - part).norm(dim=2)
+        ranks.append([[int((row < one).sum()) for one in row] for row in distances])
+    size = len(x)
+    expected = torch.zeros(size, dtype=torch.float64)
+    for i in range(size):
+        for j in range(size):
+            for p, q in ((i, j), (j, i)):
+                of_x, of_y = ranks[0][p][q], ranks[1][p][q]
+                share = 80 / size * (of_y - of_x) / (min(of_x, of_y) + 1)
+                expected[i] += torch.exp(-5 * torch.tanh(torch.tensor(share).double())) / 2 / size
+    assert torch.allclose(similarity.neighbours_lost(x, y), expected)
