@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+from before import changes
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -25,6 +26,7 @@ from kclib.report.sweep import swept
 
 NAME = "layers"
 PROFILE = "quick"  # the numbers do not depend on it
+ALONE = "the two networks alone"  # the unit in which a run is compared with the one before
 IMAGES, SIDE, BATCH, ROUNDS = 512, 64, 128, 3
 BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
 
@@ -40,7 +42,7 @@ def passes(a: nn.Module, b: nn.Module, taps: tuple, images: torch.Tensor) -> Ite
         for part in images.split(BATCH):
             a(part)
             b(part)
-    yield "the two networks alone"
+    yield ALONE
 
 
 def ours(a: nn.Module, b: nn.Module, taps: tuple, images: torch.Tensor) -> Iterator[str]:
@@ -119,6 +121,8 @@ def run(folder: Path) -> Path:
     result = records.Result(
         artefact=NAME, profile=PROFILE, provenance=provenance, rows=rows, claims=[]
     )
+    for line in changes(rows, folder / PROFILE / f"{NAME}.json", ALONE):
+        print(line, flush=True)
     return records.write(result, folder)
 
 

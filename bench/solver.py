@@ -16,6 +16,7 @@ from itertools import chain
 from pathlib import Path
 
 import torch
+from before import changes
 from torch.nn import functional as F
 
 from kclib import Disentangler, solver
@@ -36,6 +37,7 @@ SEEDS = 5  # with which the default fit is made
 OTHERS = ", other seeds"  # than the first: only their ends count
 CHUNK = 64  # images at a time, where patches are unfolded
 SCALING = "scaling"  # the result of synthetic features
+PATCHES = "normal matrix, patches"  # the unit in which a run is compared with the one before
 
 #: Synthetic features: what is held while one quantity changes, and how each changes.
 HELD = {"images": 512, "channels": 32, "side": 8, "kernel_size": 3, "order": 2}
@@ -163,8 +165,8 @@ def normal_matrices(x, target, kernel_size: int, device: str) -> dict[str, float
         return equations.matrix()
 
     return {
-        f"normal matrix, {name}": timed(work)[1]
-        for name, work in (("patches", patches), ("Fourier", fourier))
+        name: timed(work)[1]
+        for name, work in ((PATCHES, patches), ("normal matrix, Fourier", fourier))
     }
 
 
@@ -268,7 +270,10 @@ def record(
     result = records.Result(
         artefact=name, profile=profile.name, provenance=provenance, rows=rows, claims=[]
     )
-    return records.write(result, environment.results_folder(environment.RECORDED / "bench"))
+    folder = environment.results_folder(environment.RECORDED / "bench")
+    for line in changes(rows, folder / profile.name / f"{name}.json", PATCHES):
+        print(line, flush=True)
+    return records.write(result, folder)
 
 
 def told(rows) -> Iterator[dict]:

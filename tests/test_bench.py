@@ -12,7 +12,8 @@ from kclib import fit
 from kclib.book import records
 
 ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT / "book")]
+sys.path[:0] = [str(ROOT / "book"), str(ROOT / "bench")]
+import before  # noqa: E402
 import performance  # noqa: E402
 from pages import collect  # noqa: E402
 
@@ -177,3 +178,51 @@ def test_what_cannot_be_run_is_refused_in_one_line(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ") and said in line
     assert not list(tmp_path.iterdir())
+
+
+def timed(**seconds) -> list[dict]:
+    """Return rows of a bench: the unit, and methods by name."""
+    return [{"method": name, "seconds": value} for name, value in {"unit": 2.0, **seconds}.items()]
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    """Return the path of a result that holds some rows."""
+
+    def write(rows: list[dict]) -> Path:
+        return records.write(a_result("quick", rows=rows), tmp_path)
+
+    return write
+
+
+def test_a_bench_says_what_got_slower_than_before(recorded):
+    path = recorded(timed(fit=8.0, other=4.0))
+    slower, as_before = before.changes(timed(fit=12.0, other=4.1), path, "unit")
+    assert "slower: fit, 1.50 times" in slower and "6 of unit, was 4" in slower
+    assert "2 of 3 measurements" in as_before
+    faster, _ = before.changes(timed(fit=4.0, other=4.1), path, "unit")
+    assert "faster: fit, 0.50 times" in faster
+
+
+def test_a_machine_of_another_speed_is_no_change(recorded):
+    path = recorded(timed(fit=8.0))
+    [line] = before.changes([row | {"seconds": 3 * row["seconds"]} for row in timed(fit=8.0)],
+                            path, "unit")  # fmt: skip
+    assert "2 of 2 measurements take as long" in line
+
+
+def test_passes_of_the_default_fit_are_found_out_and_other_sizes_are_other_measurements(recorded):
+    row = {"features": "made up", "images": 70, "method": "fast, default", "epochs": 4}
+    unit = {"method": "unit", "seconds": 1.0}
+    path = recorded([unit, row | {"seconds": 5.0}])
+    now = [unit, row | {"epochs": 9, "seconds": 10.0}, row | {"images": 140, "seconds": 1.0}]
+    slower, rest = before.changes(now, path, "unit")
+    assert "slower: made up, 70 images, fast, default, 2.00 times" in slower
+    assert "1 of 2 measurements" in rest
+
+
+def test_without_a_bench_before_there_is_nothing_to_say(tmp_path):
+    assert list(before.changes(timed(fit=1.0), tmp_path / "none.json", "unit")) == []
+    (tmp_path / "broken.json").write_text("{")
+    [line] = before.changes(timed(fit=1.0), tmp_path / "broken.json", "unit")
+    assert line.startswith("not compared with the bench before: ")
