@@ -99,9 +99,7 @@ def network(profile: Profile, member: Member) -> Plan:
     described = profile.networks[member.name]
     recipe, maker = replace(described.training(), mixed=profile.mixed), "trained"
     needs = {
-        "train": images(
-            profile, member.name, "train", described.hidden_parts, described.altered
-        ),
+        "train": images(profile, member.name, "train", described.hidden_parts, described.altered),
         "test": images(profile, member.name, "test"),
     }
     settings = {
