@@ -43,12 +43,9 @@ def comparisons(benches: dict[str, dict[str, Result]]) -> Iterator[tuple[str, Re
                 yield f"{profile}, {result.rows[0]['features']}", result, methods
 
 
-def fast(result: Result, methods: dict[str, list[dict]]) -> dict:
-    """Return the default fit; in results from before it stopped by itself, that of the profile."""
-    if DEFAULT in methods:
-        return methods[DEFAULT][0]
-    epochs = result.provenance.parameters["fast_epochs"]
-    return next(row for row in methods["fast"] if row["epochs"] == epochs)
+def fast(methods: dict[str, list[dict]]) -> dict:
+    """Return the default fit, of the first seed."""
+    return methods[DEFAULT][0]
 
 
 def full_recipe(result: Result, methods: dict[str, list[dict]]) -> float:
@@ -75,11 +72,11 @@ def residuals(benches: dict[str, dict[str, Result]]) -> str:
         cells = [
             features,
             f"{methods['order 0'][0]['residual']:.4f}",
-            _residual(fast(result, methods)) + _spread(fast(result, methods), methods, "fast"),
+            _residual(fast(methods)) + _spread(fast(methods), methods, "fast"),
             _residual(methods["authors"][-1]) + _spread(methods["authors"][-1], methods, "authors"),
             _residual(squeezed[0]) if squeezed else "not needed",
             to_their_residual(methods) if whole(result, methods) else "their end is not known",
-            f"{fast(result, methods)['seconds'] / methods[PATCHES][0]['seconds']:.1f}",
+            f"{fast(methods)['seconds'] / methods[PATCHES][0]['seconds']:.1f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
@@ -92,7 +89,7 @@ def ratios(benches: dict[str, dict[str, Result]]) -> str:
         "| --- | --- | --- |",
     ]
     for features, result, methods in comparisons(benches):
-        ours = fast(result, methods)
+        ours = fast(methods)
         cells = [
             features,
             to_our_residual(ours, methods["authors"]),
@@ -164,7 +161,7 @@ def outcome(benches: dict[str, dict[str, Result]]) -> str:
     """Say in how many comparisons the authors' recipe left as little as the fast fit."""
     reached, ran, cost = [], [], []
     for _, result, methods in comparisons(benches):
-        ours = fast(result, methods)
+        ours = fast(methods)
         theirs = methods["authors"] + methods.get("authors, squeezed", [])
         reached.append(min(row["residual"] for row in theirs) <= ours["residual"])
         ran.append(whole(result, methods))
@@ -189,7 +186,7 @@ def saved(benches: dict[str, dict[str, Result]], results: dict[str, dict[str, Re
     lines = []
     for profile, artefacts in results.items():
         ours = comparisons({profile: benches.get(profile, {})})
-        cost = [full_recipe(f, methods) / fast(f, methods)["seconds"] for _, f, methods in ours]
+        cost = [full_recipe(f, methods) / fast(methods)["seconds"] for _, f, methods in ours]
         made = sum(result.provenance.joint_fits for result in artefacts.values())
         took = sum(result.provenance.joint_fit_seconds for result in artefacts.values())
         if cost and made:

@@ -65,14 +65,14 @@ def test_it_runs_end_to_end_and_the_page_shows_it(bench, tmp_path, monkeypatch):
     assert [row["epochs"] for row in methods["fast"]] == list(bench.EPOCHS)
     other = methods["fast, other seeds"]
     assert [row["seed"] for row in other] == list(range(1, bench.SEEDS))
-    assert methods["fast, default"][0] == performance.fast(result, methods)
+    assert methods["fast, default"][0] == performance.fast(methods)
     assert [row["seed"] for row in methods["authors, other seeds"]] == [1]
 
     performance.write(tmp_path, results, {})
     page = (tmp_path / "performance.md").read_text()
     assert f"{methods['order 0'][0]['residual']:.4f}" in page
     for first, others in (
-        (performance.fast(result, methods), other),
+        (performance.fast(methods), other),
         (methods["authors"][-1], methods["authors, other seeds"]),
     ):
         left = [row["residual"] for row in (first, *others)]
@@ -121,7 +121,7 @@ def test_without_a_result_the_page_says_how_to_make_one():
 
 def test_the_full_recipe_is_extrapolated_from_the_epochs_that_ran():
     provenance = a_result().provenance.model_dump()
-    provenance["parameters"] |= {"authors_epochs": 1000, "fast_epochs": 2}
+    provenance["parameters"] |= {"authors_epochs": 1000}
     result = a_result(provenance=provenance)
     methods = {"authors": [{"epochs": 1, "seconds": 9.0}, {"epochs": 10, "seconds": 5.0}]}
     assert performance.full_recipe(result, methods) == 500
@@ -145,10 +145,10 @@ def test_the_shortest_fast_fit_that_ends_no_higher_than_the_recipe_counts():
 
 def test_the_fits_of_the_notebooks_are_counted_and_their_cost_scaled():
     provenance = a_result().provenance.model_dump()
-    provenance["parameters"] |= {"authors_epochs": 100, "fast_epochs": 2}
+    provenance["parameters"] |= {"authors_epochs": 100}
     shared = {"features": "net tap"}
     rows = [
-        shared | {"method": "fast", "epochs": 2, "seconds": 1.0, "residual": 0.1},
+        shared | {"method": "fast, default", "epochs": 2, "seconds": 1.0, "residual": 0.1},
         shared | {"method": "authors", "epochs": 10, "seconds": 20.0, "residual": 0.5},
     ]
     profile = a_result().profile
