@@ -170,16 +170,24 @@ def check_comparison(rows: list[dict]) -> str:
         """Return the mean area with an altered A, and that with an ordinary one."""
         lines = _where(rows, question=question, ranked=ranked, ranking="z, B again")
         altered, ordinary = (
-            [row["value"] for row in _where(lines, a=kind)] for kind in ("altered", "ordinary")
+            [row["area"] for row in _where(lines, a=kind)] for kind in ("altered", "ordinary")
         )
         usual = sum(ordinary) / len(ordinary)
         return f"**{sum(altered) / len(altered):.2f}** (an ordinary A: {usual:.2f})"
 
+    classes = _where(rows, ranked="classes", direction="A gives B")
+    deepest = _where(classes, tap=classes[-1]["tap"])
+    altered, ordinary = (
+        [row["area_of_classes"] for row in _where(deepest, a=kind)]
+        for kind in ("altered", "ordinary")
+    )
     return (
         "Network A was not shown colour, detail or half of the picture. The report's scores tell "
         "the images that need it from others with an area under the curve of "
         f"{areas('not shown', 'images')}, and the channels with {areas('not shown', 'channels')}. "
-        f"Images of classes that A was not taught they tell with {areas('not taught', 'images')}."
+        f"Images of classes that A was not taught they tell with {areas('not taught', 'images')}, "
+        f"such classes as a whole, at the deepest layer, with "
+        f"**{sum(altered) / len(altered):.2f}** ({sum(ordinary) / len(ordinary):.2f})."
     )
 
 
