@@ -18,7 +18,13 @@ GROUPS = {
     "fit": ("solver", "disentangler", "planted"),
     "measure": ("measures",),
     "similarity": ("similarity",),
-    "images": ("images.creatures", "images.datasets", "images.archives", "images.parts"),
+    "images": (
+        "images.creatures",
+        "images.datasets",
+        "images.archives",
+        "images.parts",
+        "images.alterations",
+    ),  # fmt: skip
     "networks": ("networks", "training.classifier", "training.pruning")
     + ("training.distillation", "training.refinement"),
     "errors": ("errors",),
