@@ -18,13 +18,8 @@ GROUPS = {
     "fit": ("solver", "disentangler", "planted"),
     "measure": ("measures",),
     "similarity": ("similarity",),
-    "images": (
-        "images.creatures",
-        "images.datasets",
-        "images.archives",
-        "images.parts",
-        "images.alterations",
-    ),  # fmt: skip
+    "images": ("images.creatures", "images.datasets", "images.archives")
+    + ("images.parts", "images.alterations"),
     "networks": ("networks", "training.classifier", "training.pruning")
     + ("training.distillation", "training.refinement"),
     "errors": ("errors",),
