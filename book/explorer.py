@@ -33,9 +33,10 @@ class Panel(NamedTuple):
     ----------
     key, title : str
         A word for the page's address, and what a reader sees.
+    source : str
+        The data set of the images.
     pictures : list of numpy.ndarray or None
-        uint8 (S, S, 3), or None where the image is not recorded, such as a photograph, which may
-        not be passed on.
+        uint8 (S, S, 3), or None where the image is not recorded.
     filters : list of str
     target : numpy.ndarray
         x*, shape (images, filters, H, W).
@@ -45,6 +46,7 @@ class Panel(NamedTuple):
 
     key: str
     title: str
+    source: str
     pictures: list
     filters: list[str]
     target: np.ndarray
@@ -67,7 +69,8 @@ def of_atlas(file: Path) -> list[Panel]:
             target = maps.pop("target")
             key = one["title"].replace(" ", "-")
             filters = [f"filter {k}" for k in one["filters"]]
-            found.append(Panel(key, TITLES[one["title"]], pictures, filters, target, maps))
+            title = TITLES[one["title"]]
+            found.append(Panel(key, title, "Creatures", pictures, filters, target, maps))
     return found
 
 
@@ -80,10 +83,13 @@ def of_figure(file: Path, profile: str) -> Panel:
             way: np.stack([had[n] for n in sorted(had) if n.startswith(f"{start}, x(")])[:, :, None]
             for way, start in names.items()
         }
-    kind = "drawn animals" if profile == "quick" else "photographs"
-    title = f"{kind} ({profile}): {TITLES['twins']}"
+        pictures = [None] * len(target)
+        if "images" in had:
+            pictures = list(had["images"].transpose(0, 2, 3, 1))
+    source = "Creatures" if profile == "quick" else "CUB-200-2011"
+    title = f"{source} ({profile}): {TITLES['twins']}"
     filters = ["the filter that varies most"]
-    return Panel(f"figure-{profile}", title, [None] * len(target), filters, target, parts)
+    return Panel(f"figure-{profile}", title, source, pictures, filters, target, parts)
 
 
 def panels(recorded: Path = environment.RECORDED) -> list[Panel]:

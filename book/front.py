@@ -54,8 +54,9 @@ def idea(panel: explorer.Panel) -> str:
     image, one = shown(panel)
     target, parts = panel.target[image, one], panel.parts[way][:, image, one]
     limit = max(np.abs(target).max(), np.abs(parts).max(), np.abs(target - parts.sum(0)).max())
-    picture = panel.pictures[image]
-    tiles = [] if picture is None else [("", "an image", "", explorer.png(picture))]
+    tiles = []
+    if (picture := panel.pictures[image]) is not None:
+        tiles.append(("", "an image", f"({panel.source})", explorer.png(picture)))
     steps = ("directly", "in one step more", "in two steps more", "in three steps more")
     named = [("", "what network B", "makes of it", target)]
     for k, part in enumerate(parts):
