@@ -10,8 +10,6 @@ from dataclasses import replace
 from functools import partial
 
 import torch
-from torchvision.transforms import functional as pictures
-
 from ..errors import InputError
 from .datasets import ImageSet
 
@@ -21,11 +19,15 @@ _MARK = 1 / 8  # side of a mark, the same
 
 
 def _grey(images: ImageSet) -> ImageSet:
+    from torchvision.transforms import functional as pictures  # here: it takes seconds
+
     grey = pictures.rgb_to_grayscale(images.images, num_output_channels=3)
     return replace(images, images=grey)
 
 
 def _blurred(images: ImageSet) -> ImageSet:
+    from torchvision.transforms import functional as pictures  # here: it takes seconds
+
     sigma = _BLUR * images.images.shape[-1]
     size = 2 * round(3 * sigma) + 1
     return replace(images, images=pictures.gaussian_blur(images.images, [size, size], [sigma] * 2))
