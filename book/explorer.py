@@ -69,7 +69,7 @@ def of_atlas(file: Path) -> list[Panel]:
             target = maps.pop("target")
             key = one["title"].replace(" ", "-")
             filters = [f"filter {k}" for k in one["filters"]]
-            title = TITLES[one["title"]]
+            title = f"Creatures ({facts['profile']}): {TITLES[one['title']]}"
             found.append(Panel(key, title, "Creatures", pictures, filters, target, maps))
     return found
 
@@ -93,15 +93,15 @@ def of_figure(file: Path, profile: str) -> Panel:
 
 
 def panels(recorded: Path = environment.RECORDED) -> list[Panel]:
-    """Return all that is recorded: drawn animals first, then photographs."""
-    atlas, found = recorded / "quick" / "atlas.npz", []
-    if atlas.exists():
-        found += of_atlas(atlas)
-    for profile in ("plain64", "real64", *([] if found else ["quick"])):
-        file = recorded / profile / "fig1_fuzziness_levels.npz"
-        if file.exists():
-            found.append(of_figure(file, profile))
-    return found
+    """Return all that is recorded: photographs first, then drawn animals."""
+    figures = {
+        p: recorded / p / "fig1_fuzziness_levels.npz" for p in ("plain64", "real64", "quick")
+    }
+    atlas = recorded / "quick" / "atlas.npz"
+    if atlas.exists():  # it has the figure's maps, and more
+        del figures["quick"]
+    found = [of_figure(file, profile) for profile, file in figures.items() if file.exists()]
+    return found + (of_atlas(atlas) if atlas.exists() else [])
 
 
 def png(picture: np.ndarray) -> str:
