@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 
 import torch
+
 from ..errors import InputError
 from .datasets import ImageSet
 
