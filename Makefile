@@ -12,10 +12,8 @@ NOTEBOOKS := $(basename $(notdir $(wildcard notebooks/*.ipynb)))
 # One thread a process, one process a core: faster than sharing threads, and the same numbers
 # whatever the number of cores.
 export OMP_NUM_THREADS := 1
-# glibc gives the memory of large tensors back at once and asks for it again at the next step; kept,
-# the system need not clear the same pages over and over. Other C libraries do not know these names.
-export MALLOC_MMAP_MAX_       := 0
-export MALLOC_TRIM_THRESHOLD_ := 17179869184
+# Large tensors in large pages, where Linux has them: it clears memory faster than in small ones.
+export THP_MEM_ALLOC_ENABLE := 1
 # Compiled once and kept: compiling torch anew takes each process five seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
