@@ -130,7 +130,8 @@ test: lint ## check style, code, the book (profile smoke), its numbers and pages
 	$(WITH_VENV) $(SNAKEMAKE) --config profile=smoke
 	$(PYTEST) tests/numbers tests/browser
 	KC_RESULTS="$(CURDIR)/book/_build/test/results" KC_PROGRESS=/dev/null $(PYTEST) --timeout=0 \
-	    --nbval --nbval-current-env --nbval-cell-timeout=600 notebooks/*.ipynb
+	    --nbval --nbval-current-env --nbval-cell-timeout=600 --nbval-sanitize-with notebooks/nbval.cfg \
+	    notebooks/*.ipynb
 
 # The method needs no more than its own packages: tests that need the book's are left out.
 OF_THE_BOOK := kclib.book|kclib.report|made_up|notebooks|snakemake|nbformat|yaml
