@@ -102,6 +102,26 @@ def svcca(x: torch.Tensor, y: torch.Tensor, *, kept: float = 0.99) -> float:
     return float(torch.linalg.svdvals(bases[0].T @ bases[1]).clamp(max=1).mean())
 
 
+def pwcca(x: torch.Tensor, y: torch.Tensor) -> float:
+    """Return the mean canonical correlation, weighted by what each direction is to x, from 0 to 1.
+
+    Projection-weighted CCA (Morcos et al., 2018): the weight of a canonical direction of x is the
+    sum of the sizes of its products with x's channels. Directed; unchanged by every invertible
+    linear map of y, but not of x, where even a rotation moves the weights, though not by much.
+
+    Examples
+    --------
+    >>> x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0], [2.0, 0.0]])
+    >>> round(pwcca(x, x @ torch.tensor([[1.0, 2.0], [3.0, 4.0]])), 6)
+    1.0
+    """
+    x, y = _centred(x, y)
+    basis = _svd(x)[0]
+    turn, correlations, _ = torch.linalg.svd(basis.T @ _svd(y)[0], full_matrices=False)
+    weights = (turn.T @ (basis.T @ x)).abs().sum(1)
+    return float((weights * correlations.clamp(max=1)).sum() / weights.sum())
+
+
 def procrustes(x: torch.Tensor, y: torch.Tensor) -> float:
     """Return how well a rotation turns one feature into the other, from 0 to 1.
 

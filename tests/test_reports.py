@@ -1404,6 +1404,7 @@ def test_similarity_warns_of_few_rows():
     for measure in (
         similarity.linear_cka,
         similarity.svcca,
+        similarity.pwcca,
         similarity.procrustes,
         similarity.stitching,
     ):

@@ -15,6 +15,7 @@ MEASURES = (
     similarity.procrustes,
     similarity.stitching,
 )
+ALL = (*MEASURES, similarity.pwcca)
 seeds = st.integers(0, 10**4)
 
 
@@ -53,7 +54,7 @@ def test_rotations_permutations_and_one_factor_change_nothing(measure, seed, fac
         assert measure(x, changed) == pytest.approx(found, abs=1e-8)
 
 
-@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("measure", ALL)
 @settings(max_examples=15, deadline=None)
 @given(seed=seeds)
 def test_a_feature_is_like_itself_and_unlike_an_unrelated_one(measure, seed):
@@ -122,6 +123,33 @@ def test_canonical_correlations_are_those_of_whitened_features(seed):
     assert found == pytest.approx(expected, abs=1e-9)
 
 
+@settings(max_examples=20, deadline=None)
+@given(seed=seeds)
+def test_pwcca_weighs_canonical_directions_by_their_products_with_the_channels(seed):
+    x, y = (part.numpy() - part.numpy().mean(0) for part in a_pair(seed))
+    # Canonical variates of x, as eigenvectors of the product of both projections.
+    onto_x, onto_y = (part @ np.linalg.pinv(part) for part in (x, y))
+    squares, variates = np.linalg.eigh(onto_x @ onto_y @ onto_x)
+    squares, variates = squares[-4:], variates[:, -4:]  # y has four channels
+    weights = np.abs(variates.T @ x).sum(1)
+    expected = (weights * np.sqrt(squares)).sum() / weights.sum()
+    found = similarity.pwcca(torch.tensor(x), torch.tensor(y))
+    assert found == pytest.approx(expected, abs=1e-7)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=seeds, factor=st.floats(1e-3, 1e3))
+def test_what_pwcca_overlooks(seed, factor):
+    x, y = a_pair(seed)
+    found = similarity.pwcca(x, y)
+    order = torch.randperm(x.shape[1], generator=torch.Generator().manual_seed(seed))
+    for given_x, given_y in ((x[:, order], y), (factor * x + 7, y), (x, y @ mixing(4, seed))):
+        assert similarity.pwcca(given_x, given_y) == pytest.approx(found, abs=1e-8)
+    plain = similarity.svcca(x, y, kept=1)
+    assert similarity.pwcca(x @ mixing(5, seed), y) != pytest.approx(found, abs=1e-6)
+    assert found != pytest.approx(plain, abs=1e-6)
+
+
 def test_svcca_drops_directions_that_hold_little():
     shared = normal(500, 1, seed=0)
     x = torch.cat([shared, 1e-3 * normal(500, 1, seed=1)], dim=1)
@@ -177,7 +205,7 @@ def test_rows_are_the_same_positions_of_both():
     ],
 )
 def test_what_cannot_be_compared_is_refused(x, y, message):
-    for measure in MEASURES:
+    for measure in ALL:
         with pytest.raises(InputError, match=message):
             measure(x, y)
     with pytest.raises(InputError, match="kept is 0"):
