@@ -191,6 +191,25 @@ def check_comparison(rows: list[dict]) -> str:
     )
 
 
+def check_groups(rows: list[dict]) -> str:
+    """Say how well consistency and linear CKA tell apart networks that were made to differ."""
+    score = {(r["test"], r["measure"]): r for r in _where(rows, question="score")}
+
+    def told(test: str) -> str:
+        own, other = (
+            score[test, name]["value"] for name in ("consistency, lowest first", "linear CKA")
+        )
+        by_chance = score[test, "linear CKA"]["chance"]
+        return f"**{own:.2f}** (linear CKA: {other:.2f}, by chance {by_chance:.2f})"
+
+    return (
+        "Pairs of networks that learned the same should be more alike than others. Knowledge "
+        f"consistency ranks them first with an area of {told('labels')} where the others learned "
+        f"labels drawn by lot, {told('shortcut')} where they learned a shortcut, and "
+        f"{told('augmentation')} where they learned from shifted and mirrored pictures."
+    )
+
+
 def compare_similarity(rows: list[dict]) -> str:
     """Say what each measure makes of a feature that a linear map changed."""
     changed = {r["measure"]: r["value"] for r in _where(rows, tap="mixed by an invertible matrix")}
@@ -232,6 +251,7 @@ SENTENCES: dict[str, Callable[[list[dict]], str]] = {
         check_planted_orders,
         check_blind_spots,
         check_comparison,
+        check_groups,
         compare_similarity,
         check_dependencies,
     )
