@@ -148,8 +148,8 @@ bench: .venv/.installed ## time the solver and the matrix of layers against othe
 faults: .venv/.installed ## kill runs, damage what they made, and see that they go on (SHORT=1: five kills)
 	$(WITH_VENV) python faults/run.py --cores $(CORES) $(if $(SHORT),--short)
 
-cluster-test: .venv/.cluster ## run a part of the smoke profile through a Slurm of its own, and disturb it
-	@$(WITH_VENV) python faults/slurm.py $(if $(LONG),--long)
+cluster-test: .venv/.cluster ## run the smoke book through a Slurm of its own, and disturb it (SHORT=1: a part)
+	@$(WITH_VENV) python faults/slurm.py $(if $(SHORT),--short)
 
 course: .venv/.installed ## write the course's notebooks: course/student.zip and course/teacher.zip
 	$(WITH_VENV) python course/build.py

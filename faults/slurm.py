@@ -1,9 +1,10 @@
-"""Run a part of the smoke profile through a Slurm of its own, and disturb it.
+"""Run the smoke book through a Slurm of its own, and disturb it.
 
 Starts munged, slurmctld and slurmd on the loopback address, in a folder of their own, and runs
-``make record PROFILE=smoke CLUSTER=slurm`` in a copy of the repository: once undisturbed by hand, a
-job being cancelled half-way; in the long form (``--long``) also with slurmd killed under a job and
-with the node being drained. What is made must equal what a run without Slurm makes.
+``make book PROFILE=smoke CLUSTER=slurm`` in a copy of the repository. Meanwhile a job is cancelled,
+slurmd is killed under another, and the node is drained. The short form (``--short``) runs a part
+of ``make record`` instead, and cancels a job. What is made must equal what a run without Slurm
+makes, bit by bit.
 """
 
 import argparse
@@ -15,10 +16,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import processes
 import psutil
 import works
 from works import Work
@@ -114,19 +116,24 @@ class Slurm:
         if PLACE.is_symlink() and PLACE.readlink() == self.folder / "slurm.conf":
             PLACE.unlink()
 
+    def running(self) -> set[str]:
+        """Return the numbers of the jobs that run."""
+        return set(self.ask("squeue", "-h", "-t", "R", "-o", "%A").split())
+
     def ask(self, *words: str) -> str:
         """Run one of Slurm's commands, and return what it says."""
         return subprocess.run(words, capture_output=True, text=True).stdout
 
-    def wait_until(self, true: Callable[[], bool], what: str, seconds: float = 120) -> None:
-        """Wait until something is so."""
+    def wait_until(self, true: Callable[[], object], what: str, seconds: float = 120) -> object:
+        """Wait until something is so, and return by what."""
         late = time.monotonic() + seconds
-        while not true():
+        while not (found := true()):
             if time.monotonic() > late:
                 logs = [self.folder / f"{name}.log" for name in ("munge", "slurmctld", "slurmd")]
                 said = "".join(log.read_text()[-800:] for log in logs if log.exists())
                 raise Failed(f"after {seconds:.0f} s it is not so that {what}:\n{said}")
             time.sleep(0.5)
+        return found
 
     def _start(self, *words: str) -> None:
         with open(self.folder / f"{words[0]}.out", "a") as file:
@@ -165,49 +172,62 @@ def drained(slurm: Slurm, _job: str) -> None:
     slurm.ask("scontrol", "update", f"nodename={host}", "state=resume")
 
 
-def through(slurm: Slurm, work: Work, expected: dict, disturb: Callable) -> None:
-    """Run a work through Slurm, and disturb it while its first job runs."""
-    work.forget()
-    began, process = time.monotonic(), work.start()
+def through(slurm: Slurm, work: Work, expected: dict, disturbances: Sequence[Callable]) -> None:
+    """Run a work through Slurm, and disturb one after the other of its jobs."""
+    began, process, seen, left = time.monotonic(), work.start(), set(), [*disturbances]
     try:
-        slurm.wait_until(
-            lambda: process.poll() is not None or slurm.ask("squeue", "-h", "-t", "R", "-o", "%A"),
-            "a job runs",
-            300,
-        )
-        [job, *_] = slurm.ask("squeue", "-h", "-t", "R", "-o", "%A").split() or [""]
-        time.sleep(10)  # half-way: it starts a Snakemake and a Python first
-        disturb(slurm, job)
+        while left:
+            fresh = slurm.wait_until(
+                lambda: process.poll() is not None or slurm.running() - seen, "a job runs", 300
+            )
+            if fresh is True:  # the run ended
+                break
+            job = min(fresh, key=int)
+            seen.update(fresh)
+            time.sleep(10)  # half-way: it starts a Snakemake and a Python first
+            left[0](slurm, job)
+            print(f"{time.monotonic() - began:5.0f} s  {left.pop(0).__doc__}", flush=True)
         status = process.wait()
     finally:
-        process.poll() is None and process.kill()
-    if status or work.made() != expected:
-        raise Failed(f"{disturb.__doc__} It ended with {status}:\n{work.said()[-4000:]}")
-    took = time.monotonic() - began
-    print(f"{took:5.0f} s  {disturb.__doc__} The same results as without Slurm.", flush=True)
+        processes.kill(process)
+    if status or left or work.made() != expected:
+        raise Failed(f"ended with {status}, undisturbed by {left}:\n{work.said()[-4000:]}")
+    print(f"{time.monotonic() - began:5.0f} s  The same results as without Slurm.", flush=True)
+
+
+def needed() -> str:
+    """Return what this machine lacks for the test, or nothing."""
+    if PLACE.is_symlink() and not PLACE.exists():
+        PLACE.unlink()  # a test that was killed left it
+    if missing := [name for name in PROGRAMS if shutil.which(name) is None]:
+        return f"{', '.join(missing)} (apt-get install munge slurm-wlm)"
+    if os.getuid():
+        return "root"
+    return f"a machine without {PLACE}" if PLACE.exists() else ""
 
 
 def main() -> int:
     """Run the test; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--long", action="store_true", help="lose and drain the node, too")
+    parser.add_argument("--short", action="store_true", help="a part of it, disturbed once")
     given = parser.parse_args()
-    missing = [name for name in PROGRAMS if shutil.which(name) is None]
-    if missing or os.getuid() or PLACE.exists():
-        needed = f"{', '.join(missing)} (apt-get install munge slurm-wlm)" if missing else "root"
-        needed = f"a machine without {PLACE}" if PLACE.exists() else needed
-        print(f"The test of a cluster is left out: it needs {needed}.")
+    if lacks := needed():
+        print(f"The test of a cluster is left out: it needs {lacks}.")
         return 0
     folder = Path(tempfile.mkdtemp(prefix="kc-"))
     try:
-        work = works.record(folder / "record")
+        cores = os.cpu_count()
+        work = works.record(folder) if given.short else works.book(folder, cores)
+        began = time.monotonic()
         if work.run():
             raise Failed(f"without Slurm:\n{work.said()[-3000:]}")
         expected = work.made()
+        print(f"{time.monotonic() - began:5.0f} s  Without Slurm.", flush=True)
+        work.forget()
+        work.command.append("CLUSTER=slurm")
         with running_slurm() as slurm:
-            work.command = [*work.command, "CLUSTER=slurm"]
-            for disturb in (cancelled, node_lost, drained) if given.long else (cancelled,):
-                through(slurm, work, expected, disturb)
+            disturbances = (cancelled,) if given.short else (cancelled, node_lost, drained)
+            through(slurm, work, expected, disturbances)
     except Failed as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
