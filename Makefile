@@ -144,6 +144,7 @@ bench: .venv/.installed ## time the solver and the matrix of layers against othe
 	$(WITH_VENV) KC_RESULTS="$(CURDIR)/results/bench" python bench/solver.py --profile $(PROFILE) \
 	    --cap $(CAP) --seeds $(SEEDS) $(if $(PAIRS),--pairs $(foreach p,$(PAIRS),$(call quoted,$(p))))
 	$(if $(PAIRS),,$(WITH_VENV) KC_RESULTS="$(CURDIR)/results/bench" python bench/layers.py)
+	$(if $(GROWTH),$(WITH_VENV) KC_RESULTS="$(CURDIR)/results/bench" python bench/growth.py)
 
 faults: .venv/.installed ## kill runs, damage what they made, and see that they go on (SHORT=1: five kills)
 	$(WITH_VENV) python faults/run.py --cores $(CORES) $(if $(SHORT),--short)

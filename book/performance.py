@@ -27,6 +27,14 @@ _COSTS = (
 PATCHES, FOURIER = "normal matrix, patches", "normal matrix, Fourier"
 SCALING = "scaling"  # the result of synthetic features
 LAYERS = "layers"  # that of every layer of one network by every layer of another
+GROWTH = "growth"  # that of fits and comparisons of growing size
+#: How the algorithms grow with a quantity, in the end: exponents of time and of memory.
+OWN = {"images": (1, 0), "channels": (3, 2), "side": (2, 2), "layers": (2, 2)}
+_GROWTH = (
+    "Time, above, and memory, below, against the number of images, of channels, the side of maps "
+    "and the number of layers, on log axes: fits with 3 x 3 and with 1 x 1 kernels, comparisons. "
+    "Dashed lines have the slope of the algorithm; the table has all slopes."
+)
 NOTHING = "Nothing is recorded yet: `make bench` measures it, and writes `results/bench`.\n"
 DEFAULT = "fast, default"  # it stops by itself; "fast": after given numbers of epochs
 OTHERS = ", other seeds"  # rows of a method with other seeds than the first
@@ -36,7 +44,7 @@ def comparisons(benches: dict[str, dict[str, Result]]) -> Iterator[tuple[str, Re
     """Yield the name of each pair of features, its result, and the result's rows by method."""
     for profile, found in benches.items():
         for name, result in found.items():
-            if name not in (SCALING, LAYERS):
+            if name not in (SCALING, LAYERS, GROWTH):
                 methods: dict[str, list[dict]] = {}
                 for row in result.rows:
                     methods.setdefault(row["method"], []).append(row)
@@ -227,6 +235,81 @@ def layers(benches: dict[str, dict[str, Result]]) -> str:
     return "\n".join([*lines, "", said.replace(" 1 threads", " 1 thread"), ""])
 
 
+def series(result: Result) -> Iterator[tuple[str, str, list, dict[str, list[float]]]]:
+    """Yield work, quantity, its values, and what each took: seconds and megabytes."""
+    found: dict[tuple[str, str], list[dict]] = {}
+    for row in result.rows:
+        found.setdefault((row["method"], row["quantity"]), []).append(row)
+    for (work, quantity), rows in found.items():
+        took = {name: [row[name] for row in rows] for name in ("seconds", "megabytes")}
+        yield work, quantity, [row[quantity] for row in rows], took
+
+
+def exponent(values: list[float], took: list[float]) -> float:
+    """Return the slope on log axes of the last three values, where the start counts little."""
+    at, of = ([math.log(number) for number in numbers[-3:]] for numbers in (values, took))
+    return statistics.linear_regression(at, of).slope
+
+
+def growth(benches: dict[str, dict[str, Result]]) -> str:
+    """Return the figure and the table of how time and memory grow."""
+    if not (found := _growths(benches)):
+        return NOTHING
+    lines = [
+        "| | from, to | time: exponent (the algorithm's) | memory: exponent (the algorithm's) |",
+        "| --- | --- | --- | --- |",
+    ]
+    above = []
+    for work, quantity, values, took in series(found[0]):
+        cells = [f"{work}: {quantity}", f"{values[0]:,} to {values[-1]:,}"]
+        for name, own in zip(took, OWN[quantity], strict=True):
+            slope = exponent(values, took[name])
+            cells.append(f"{slope:.2f} ({own})")
+            above.append((slope - own, f"{name} of {work} with {quantity}"))
+        lines.append(f"| {' | '.join(cells)} |")
+    most, where = max(above)
+    had, held = found[0].provenance, found[0].provenance.parameters
+    size = ", ".join(f"{name} {held[name]:,}" for name in OWN)
+    said = (
+        f"Held, while one changes: {size}. Largest excess over the algorithm's own exponent: "
+        f"{most:+.2f}, {where}. Seconds of the processor ({had.hardware['processor']}, one "
+        f"thread), megabytes beyond those before and beyond files that are mapped; {had.date}."
+    )
+    caption = "What fits and comparisons take as one quantity grows."
+    return "\n".join([_figure(GROWTH, _GROWTH, caption), *lines, "", said, ""])
+
+
+def _growths(benches: dict[str, dict[str, Result]]) -> list[Result]:
+    return [found[GROWTH] for found in benches.values() if GROWTH in found][:1]
+
+
+def growing(result: Result) -> Figure:
+    """Draw time and memory against each quantity, on log axes, beside the algorithm's slope."""
+    figure, grid = plt.subplots(
+        2, len(OWN), figsize=(2.5 * len(OWN), 5.4), sharex="col", sharey="row", layout="constrained"
+    )
+    marks = iter([(FAST, "o-"), (AUTHORS, "s-"), ("#009E73", "^-")])
+    looks: dict[str, tuple[str, str]] = {}
+    for work, quantity, values, took in series(result):
+        colour, mark = looks.setdefault(work, next(marks, ("black", "x-")))
+        for row, own in enumerate(OWN[quantity]):
+            axes, numbers = grid[row][[*OWN].index(quantity)], [*took.values()][row]
+            axes.plot(values, numbers, mark, color=colour, label=work, markersize=4)
+            own_line = [numbers[-1] * (value / values[-1]) ** own for value in values[-3:]]
+            axes.plot(values[-3:], own_line, "--", color=colour, linewidth=0.8)
+            axes.set(xscale="log", yscale="log")
+            axes.set_xticks(values, [f"{value:,}" for value in values], rotation=40, fontsize=8)
+            axes.minorticks_off()
+            axes.grid(alpha=0.3)
+    for axes, quantity in zip(grid[1], OWN, strict=True):
+        name = "side of maps (positions)" if quantity == "side" else f"number of {quantity}"
+        axes.set_xlabel(name)
+    grid[0][0].set_ylabel("time (s)")
+    grid[1][0].set_ylabel("memory (MB)")
+    figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
 def curves(benches: dict[str, dict[str, Result]]) -> Figure:
     """Draw the share left against time, one panel a pair of features, one scale."""
     panels = list(comparisons(benches))
@@ -360,9 +443,11 @@ def write(
     """
     replace_file(folder / "performance.md", page(benches, results).encode())
     replace_file(folder / "performance_layers.md", layers(benches).encode())
+    replace_file(folder / "performance_growth.md", growth(benches).encode())
     with plt.rc_context():
         plots.style()
         drawn = [("costs", costs(result)) for result in _scalings(benches)]
+        drawn += [(GROWTH, growing(result)) for result in _growths(benches)]
         if any(True for _ in comparisons(benches)):
             drawn.append(("curves", curves(benches)))
         for name, figure in drawn:

@@ -1,6 +1,8 @@
 """The comparison with the authors' recipe runs end to end, and the page says what it measured."""
 
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 
@@ -106,6 +108,46 @@ def test_matrices_of_layers_are_timed_in_turns_and_the_page_shows_them(tmp_path,
     assert table.count("\n| ") == 2 + len(methods) - 1 and "40 images of 32 px" in table
     assert not list(performance.comparisons(results))
     assert performance.layers({}) == performance.NOTHING
+
+
+def test_growth_is_measured_in_processes_of_their_own_and_the_page_fits_exponents(
+    tmp_path, monkeypatch
+):
+    growth = program("growth")
+    monkeypatch.setattr(growth, "HELD", {"images": 120, "channels": 4, "side": 5, "layers": 2})
+    changed = {
+        "fit, 1 x 1": {"images": (120, 240), "channels": (4, 8), "side": (5, 6)},
+        "comparison": {"layers": (2, 3)},
+    }
+    monkeypatch.setattr(growth, "CHANGED", changed)
+    # A process of its own could not import this stand-in of a program.
+    monkeypatch.setattr(growth, "ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(1))
+    path = growth.run(tmp_path)
+    results = collect([path.parent])
+    [result] = results["quick"].values()
+    assert [row["method"] for row in result.rows] == ["fit, 1 x 1"] * 6 + ["comparison"] * 2
+    assert all(row["seconds"] > 0 for row in result.rows)
+    for row in result.rows:  # a thread's least memory may be no more than was there
+        row["megabytes"] = max(row["megabytes"], 1.0)
+    assert performance.growth(results).count("\n| ") == 2 + 4
+    performance.write(tmp_path, results, {})
+    assert (tmp_path / "performance_growth.png").stat().st_size > 0
+    assert performance.growth({}) == performance.NOTHING
+
+
+def test_the_exponent_is_that_of_a_power_law():
+    values = [10.0, 20.0, 40.0, 80.0]
+    assert performance.exponent(values, [9.0, *(value**2 / 50 for value in values[1:])]) == (
+        pytest.approx(2)
+    )
+
+
+def test_memory_that_was_taken_for_a_moment_is_seen():
+    with program("growth").Memory() as memory:
+        taken = torch.ones(25_000_000)
+        time.sleep(1)  # a busy machine looks late
+        del taken
+    assert 90 < memory.megabytes < 150
 
 
 def test_every_recorded_comparison_is_on_the_page():

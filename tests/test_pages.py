@@ -184,6 +184,7 @@ def test_the_committed_results_make_pages(tmp_path):
         "parameters.md",
         "performance.md",
         "performance_layers.md",
+        "performance_growth.md",
         "rules.md",
         "runtimes.md",
         "summary.md",

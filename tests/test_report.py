@@ -163,6 +163,31 @@ def test_a_network_holds_all_of_itself_and_more_than_an_untrained_copy(pictures)
     assert said[1].endswith("there is nothing that it lacks.")
 
 
+class Constant(nn.Module):
+    def forward(self, maps):
+        return 0 * maps + 3
+
+
+def test_a_layer_that_no_image_changes_is_refused_by_name(pictures):
+    a, b = small(1), small(2)
+    b.insert(2, Constant())
+    with pytest.raises(
+        InputError, match="same for all images held out: B's '2'.*name other layers"
+    ):
+        kclib.compare(a, b, pictures, taps_a=["0", "2"], taps_b=["0", "2"])
+    found = kclib.compare(a, b, pictures, taps_a=["0"], taps_b=["0"], pairs=[("0", "0")])
+    assert found.cells
+
+
+def test_an_untrained_copy_with_a_constant_layer_is_unlike_all(pictures):
+    maps = torch.rand(40, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    shapes = {name: {"one": (3, 4, 4)} for name in ("a untrained", "b")}
+    products = Products(shapes, [("a untrained", "b")])
+    products.add({"a untrained": {"one": 0 * maps}, "b": {"one": maps}}, torch.arange(40) % 3)
+    assert not products.constant()
+    assert products.cells("a untrained", "b")["one", "one"].cka == 0
+
+
 def test_a_second_training_run_gives_the_usual_spread_and_the_calibration(pictures):
     a, b = small(1), small(2)
     found = kclib.compare(a, b, pictures, again=small(2), order=0)

@@ -20,6 +20,7 @@ from ..normal_equations import RIDGES
 PARTS = ("fit", "ridge", "held out")
 _RIDGES = RIDGES[::2]
 _SKETCHED = 24  # random sums of a target's channels, on which its ridge is chosen
+_ROUNDING = torch.finfo(torch.float32).eps ** 2  # of a variance, as a share of the mean square
 
 
 @dataclass(frozen=True)
@@ -185,6 +186,20 @@ class Products:
             for tap, shape in self.shapes[key].items()
         }
 
+    def constant(self) -> list[tuple[str, str]]:
+        """Return the layers, by network and tap, that no held-out image changes.
+
+        Of those that something is to account for; a share of what does not vary is not defined.
+        """
+        found = []
+        for key in dict.fromkeys(other for _, other in self.directions):
+            for tap in self.shapes[key]:
+                variance = self._variance([2], key, tap)
+                shift = float(self._shift[key, tap].double().square().sum())
+                if variance <= 10 * _ROUNDING * (shift + abs(variance)):
+                    found.append((key, tap))
+        return found
+
     def _centred(self, parts: list[int], one: str, a: str, other: str, b: str, size):
         """Return mean products of what deviates from the mean over the positions of parts."""
         rows = float(self.images[parts].sum()) * _area(size)
@@ -243,7 +258,8 @@ class Products:
                 key, tap, size = name
                 self._norms[name] = float(self._centred(every, key, tap, key, tap, size).norm())
         cross = float(self._centred(every, one, a, other, b, y).square().sum())
-        return cross / self._norms[one, a, y] / self._norms[other, b, y]
+        norms = self._norms[one, a, y] * self._norms[other, b, y]
+        return cross / norms if norms > 0 else 0.0  # one of an untrained copy may be constant
 
     def state(self) -> dict[str, torch.Tensor]:
         """Return the sums so far as named tensors, for `resume`."""

@@ -38,7 +38,7 @@ def swept(
     Raises
     ------
     InputError
-        If a layer is not finite, or fewer than 30 items can be read.
+        If a layer is not finite or the same for all images, or fewer than 30 items can be read.
 
     Examples
     --------
@@ -90,6 +90,12 @@ def swept(
         raise InputError(
             f"of {total} items {int(products.images.sum())} can be read; allowed: {FEWEST} or "
             f"more. Not readable are {sides.names_of(sides.left_out)}."
+        )
+    if constant := products.constant():
+        said = ", ".join(f"{TITLES[key]}'s {tap!r}" for key, tap in constant)
+        raise InputError(
+            f"layers are the same for all images held out: {said}. Nothing can be compared there; "
+            "name other layers (--taps-a, --taps-b)."
         )
     return products
 
