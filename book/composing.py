@@ -32,7 +32,7 @@ def verdicts(artefact: str, results: dict[str, dict[str, Result]]) -> str:
     known = of(artefact)
     if not known or not profiles:
         return ""
-    heads = [pages.CALLED.get(profile, profile) for profile in profiles]
+    heads = [pages.called(profile, results[profile][artefact]) for profile in profiles]
     lines = [f"| Claim | {' | '.join(heads)} |", f"| --- |{' --- |' * len(heads)}"]
     for name, claim in known.items():
         found = [
@@ -77,7 +77,9 @@ def opened(
     pointer = _text("result-pointer", f"*What this puts out stands {{ref}}`at the top <{place}>`.*")
     title, question = page.cells[0].source.split("\n", 1)
     sentence, profile = answers.answer(artefact, results)
-    said = f"{sentence} (*{pages.CALLED.get(profile, profile)}*)" if sentence else ""
+    said = ""
+    if sentence:
+        said = f"{sentence} (*{pages.called(profile, results[profile][artefact])}*)"
     top = [_text("title", title), _text("answer", f"({place})=\n{said or 'The result:'}"), above]
     if table := verdicts(artefact, results):
         top.append(_text("verdicts-first", table))

@@ -151,7 +151,7 @@ def chart(results: dict[str, dict[str, Result]]) -> str:
             for k, outcome in enumerate(result.claims if result else ()):
                 said = escape(
                     f"{pages.registry()[outcome.id].statement} "
-                    f"{pages.CALLED.get(profile, profile)}: {outcome.verdict}",
+                    f"{pages.called(profile, result)}: {outcome.verdict}",
                     quote=True,
                 )
                 centre = starts[profile] + 8 + step * k

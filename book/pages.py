@@ -135,9 +135,19 @@ def claims(results: dict[str, dict[str, Result]]) -> str:
     return "\n".join(blocks)
 
 
+def called(profile: str, result: Result) -> str:
+    """Say what a result is of: under a profile of photographs a page may use other things."""
+    words, had = CALLED.get(profile, profile), result.provenance
+    if profile in CALLED and not had.data and not had.networks:
+        return f"made-up features, {profile}"
+    if had.data and all(part["name"] == "creatures" for part in had.data):
+        return words.replace("photographs", CALLED["quick"])
+    return words
+
+
 def regime(profile: str, result: Result) -> str:
-    """Say what a result's images are, and how well its trained networks know them."""
-    return "; ".join(filter(None, [CALLED.get(profile, profile), result.right_answers()]))
+    """Say what a result is of, and how well its trained networks know their images."""
+    return "; ".join(filter(None, [called(profile, result), result.right_answers()]))
 
 
 def in_words(text: str, profile: str) -> str:

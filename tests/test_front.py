@@ -67,7 +67,7 @@ def test_each_mark_of_the_chart_leads_to_its_claim_and_says_its_verdict(recorded
     svg = ElementTree.fromstring(front.chart(recorded))
     marks = [a for a in svg.iter("{http://www.w3.org/2000/svg}a") if "aria-label" in a.attrib]
     outcomes = [
-        (profile, outcome)
+        (pages.called(profile, result), outcome)
         for profile, found in recorded.items()
         for result in found.values()
         for outcome in result.claims
@@ -75,9 +75,9 @@ def test_each_mark_of_the_chart_leads_to_its_claim_and_says_its_verdict(recorded
     assert len(marks) == len(outcomes) > 30
     said = {(a.get("href"), a.get("aria-label")) for a in marks}
     page = pages.claims(recorded)
-    for profile, outcome in outcomes:
+    for called, outcome in outcomes:
         statement = pages.registry()[outcome.id].statement
-        label = f"{statement} {pages.CALLED.get(profile, profile)}: {outcome.verdict}"
+        label = f"{statement} {called}: {outcome.verdict}"
         assert (f"claims.html#claim-{outcome.id}", label) in said
         assert f"(claim-{outcome.id})=\n### {statement}" in page
 

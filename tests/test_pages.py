@@ -339,13 +339,30 @@ def test_the_build_stops_at_bad_input(copy, words, message, monkeypatch, capsys)
     assert_refused(build.main(), capsys.readouterr().err, copy, message)
 
 
+@pytest.mark.parametrize(
+    ("name", "networks", "said"),
+    [
+        ("cub200", True, "photographs, plain"),
+        ("creatures", True, "drawn animals, plain"),
+        (None, False, "made-up features, plain64"),
+    ],
+)
+def test_a_result_is_called_after_its_own_images(name, networks, said):
+    result = a_result("plain64")
+    result.provenance.data[:] = [{"name": name, "split": "test"}] if name else []
+    if not networks:
+        result.provenance.networks.clear()
+    assert pages.called("plain64", result) == said
+    assert pages.called("mine", result) == "mine"
+
+
 def test_a_verdict_says_how_well_its_networks_know_their_images():
     result = a_result("plain64")
     networks = result.provenance.networks
     had = next(iter(networks.values()))
     networks.clear()
     networks["a"] = had | {"epochs": 2, "train_accuracy": 1.0, "test_accuracy": 0.236}
-    assert pages.regime("plain64", result) == "photographs, plain; train 100 %; test 24 %"
+    assert pages.regime("plain64", result) == "drawn animals, plain; train 100 %; test 24 %"
     networks["b"] = had | {"epochs": 2, "train_accuracy": 0.98, "test_accuracy": 0.33}
     networks["as it began"] = had | {"epochs": 0, "train_accuracy": 0.0, "test_accuracy": 0.0}
     said = "a-reader-s-own; train 98 to 100 %; test 24 to 33 %"
