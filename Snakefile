@@ -3,7 +3,7 @@
 #     snakemake --cores 2 --config profile=quick
 #
 # A network's place in the store is keyed by all it depends on, code included, so its rule needs no
-# inputs: what is there is up to date. A notebook runs again when its text, its networks, the code of
+# inputs: what is there is up to date. A notebook runs again when its code, its networks, the code of
 # a module that it imports, or a committed result that it shows has changed. Of jobs that could
 # begin, the one begins that belongs to the artefact named first in the profile, so that a time
 # budget goes to what is wanted most.
@@ -27,11 +27,18 @@ RESULTS = str(
 RUNS = f"book/_build/notebooks/{PROFILE.name}"
 
 
-def source(name):
-    """Return a notebook's code and text without outputs: refreshing those changes nothing."""
+def cells(name):
+    """Return a notebook's cells without outputs: refreshing those changes nothing."""
     path = NOTEBOOK if name == NOTEBOOK.stem else Path(f"notebooks/{name}.ipynb")
-    cells = json.loads(path.read_text())["cells"]
-    return [(cell["cell_type"], "".join(cell["source"])) for cell in cells]
+    return [
+        (cell["cell_type"], "".join(cell["source"]), cell["metadata"])
+        for cell in json.loads(path.read_text())["cells"]
+    ]
+
+
+def source(name):
+    """Return a notebook's code, cell by cell."""
+    return [text for kind, text, _ in cells(name) if kind == "code"]
 
 
 def entries(members):
@@ -46,11 +53,11 @@ def job(wildcards):
 
 def used_code(name):
     """Digest the code of kclib that a notebook uses."""
-    return code.digest_of_source("\n".join(text for kind, text in source(name) if kind == "code"))
+    return code.digest_of_source("\n".join(source(name)))
 
 
-def text(name):
-    return hashlib.sha256(json.dumps(source(name)).encode()).hexdigest()
+def digest(content):
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def recorded(name):
@@ -108,7 +115,7 @@ rule notebook:
         result=RESULTS + "/" + PROFILE.name + "/{name}.json",
     params:
         code=lambda wildcards: used_code(wildcards.name),
-        text=lambda wildcards: text(wildcards.name),
+        source=lambda wildcards: digest(source(wildcards.name)),
         recorded=lambda wildcards: recorded(wildcards.name),
     priority: lambda wildcards: GRAPH.value[job(wildcards)]
     threads: 1
@@ -128,7 +135,7 @@ rule comparison:
         notebook=f"{RUNS}/{NOTEBOOK.name}",
     params:
         code=used_code(NOTEBOOK.stem),
-        text=text(NOTEBOOK.stem),
+        source=digest(source(NOTEBOOK.stem)),
     threads: 1
     run:
         from kclib.report.running import run_notebook
@@ -151,6 +158,7 @@ rule book:
         "book/_build/html/index.html",
     params:
         repository=[os.environ.get(name) for name in ("GITHUB_REPOSITORY", "GITHUB_REF_NAME")],
+        text=[digest(cells(name)) for name in [*PROFILE.artefacts, NOTEBOOK.stem]],  # pages take it
     threads: 1
     localrule: True  # it reads all that is there, and takes a minute
     shell:

@@ -17,7 +17,9 @@ import pages
 
 from kclib.book.claims import of
 from kclib.book.records import Result
+from kclib.report.command import NOTEBOOK
 
+SOURCES = Path(__file__).parent.parent / "notebooks"
 #: Drawings that say what is compared, by the artefacts that need them.
 DRAWN = {
     "table1_instability": "reconstruction",
@@ -94,6 +96,33 @@ def opened(
     return page
 
 
+def told_anew(
+    executed: nbformat.NotebookNode, source: nbformat.NotebookNode
+) -> nbformat.NotebookNode:
+    """Return an executed notebook with the text and the captions that its source has now.
+
+    So a word can be changed without a computation. Where the code differs, what was run stays.
+    """
+    runs: list[list[nbformat.NotebookNode]] = []  # each with what papermill put behind it
+    for cell in executed.cells:
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            runs[-1].append(cell)
+        elif cell.cell_type == "code":
+            runs.append([cell])
+    codes = [cell for cell in source.cells if cell.cell_type == "code"]
+    if [run[0].source for run in runs] != [cell.source for cell in codes]:
+        return executed
+    left, cells = iter(runs), []
+    for cell in source.cells:
+        if cell.cell_type == "code":
+            run = next(left)
+            run[0].metadata = copy.deepcopy(cell.metadata)
+            cells += run
+        else:
+            cells.append(copy.deepcopy(cell))
+    return nbformat.from_dict({**executed, "cells": cells})
+
+
 def write(
     notebooks: Path, pages_of_text: Path, stage: Path, results: dict[str, dict[str, Result]]
 ) -> None:
@@ -101,6 +130,9 @@ def write(
     (stage / "notebooks").mkdir()
     for path in sorted(notebooks.glob("[!.]*.ipynb")):
         page = nbformat.read(path, as_version=4)
+        source = NOTEBOOK if path.name == NOTEBOOK.name else SOURCES / path.name
+        if source.exists():
+            page = told_anew(page, nbformat.read(source, as_version=4))
         if path.stem in pages.titles():  # the report on two networks is of no artefact
             page = opened(page, path.stem, results)
         nbformat.write(page, stage / "notebooks" / path.name)

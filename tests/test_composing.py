@@ -53,6 +53,30 @@ def test_a_page_begins_with_its_result_and_loses_nothing(path, recorded):
         assert f"<claim-{name}>`" in words
 
 
+def test_words_and_captions_change_without_a_run():
+    source = nbformat.read(NOTEBOOKS[0], as_version=4)
+    executed = composing.copy.deepcopy(source)
+    [where] = [k for k, c in enumerate(source.cells) if "parameters" in c.metadata.get("tags", [])]
+    injected = nbformat.v4.new_code_cell("profile = 'smoke'")
+    injected.metadata.tags = ["injected-parameters"]
+    executed.cells.insert(where + 1, injected)
+    last = max(k for k, c in enumerate(source.cells) if c.cell_type == "code")
+    source.cells[0].source = "# Another title"
+    source.cells.insert(where + 1, nbformat.v4.new_markdown_cell("A word more."))
+    source.cells[last + 1].metadata["mystnb"] = {"figure": {"caption": "New."}}
+
+    page = composing.told_anew(executed, source)
+    nbformat.validate(page)
+    assert page.cells[0].source == "# Another title"
+    assert [page.cells[where + k].source for k in (1, 2)] == [injected.source, "A word more."]
+    assert page.cells[last + 2].metadata["mystnb"] == {"figure": {"caption": "New."}}
+    outputs = [c.get("outputs") for c in page.cells if c.cell_type == "code"]
+    assert outputs == [c.get("outputs") for c in executed.cells if c.cell_type == "code"]
+
+    source.cells[last + 1].source += "\n# other code"
+    assert composing.told_anew(executed, source) is executed
+
+
 def test_each_page_of_an_artefact_and_each_chapter_has_exercises():
     names = {path.stem for path in NOTEBOOKS} | {*CHAPTERS, "performance"}
     assert set(exercise.pages()) == names == {path.stem for path in exercise.FOLDER.glob("*")}
