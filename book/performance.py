@@ -254,7 +254,7 @@ def exponent(values: list[float], took: list[float]) -> float:
 def growth(benches: dict[str, dict[str, Result]]) -> str:
     """Return the figure and the table of how time and memory grow."""
     if not (found := _growths(benches)):
-        return NOTHING
+        return NOTHING.replace("make bench", "make bench GROWTH=1")
     lines = [
         "| | from, to | time: exponent (the algorithm's) | memory: exponent (the algorithm's) |",
         "| --- | --- | --- | --- |",

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import processes
@@ -269,6 +270,7 @@ def of_records(table: Table, folder: Path, kills: dict, *, short: bool) -> None:
     table.add("its kernel killed, as when memory is out", kernel_killed, notebook, alone, 2)
     entry = "a changed byte in an entry of the store"
     table.add(entry, flipped, notebook, alone, 4)
+    again(work, expected)
     result = work.folder / "results" / "smoke" / "fig2_disentangler.json"
     table.add("a changed byte in a recorded result", flipped_file, notebook, alone, 2, result)
     table.add("a second run in one clone", twice_in_a_clone, work, expected)
@@ -297,8 +299,10 @@ def of_compare(table: Table, folder: Path, kills: dict, *, short: bool) -> None:
         print("Full and read-only disks are left out: they need Linux, and its administrator.")
 
 
-def of_book(table: Table, folder: Path, kills: dict, cores: int) -> None:
+def of_book(table: Table, folder: Path, kills: dict, *, short: bool, cores: int) -> None:
     """Disturb the whole smoke book."""
+    if short:
+        return
     work = works.book(folder / "book", cores)
     expected = undisturbed(work)
     table.add("kill -9 at random moments", killed, work, expected, *kills[work.name])
@@ -331,12 +335,10 @@ def main() -> int:
     table = Table(folder, given.seed)
     try:
         kills = SHORT if given.short else WHOLE
-        if not given.short:
-            of_book(table, folder, kills, given.cores)
-        with ThreadPoolExecutor() as pool:
+        with ThreadPoolExecutor() as pool:  # at once, for each leaves cores idle
             running = [
                 pool.submit(one, table, folder, kills, short=given.short)
-                for one in (of_records, of_compare)
+                for one in (partial(of_book, cores=given.cores), of_records, of_compare)
             ]
         for one in running:
             one.result()
