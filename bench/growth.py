@@ -19,11 +19,12 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
+from recording import printed, recorded
 from torch import nn
 from torch.nn import functional as F
 
 import kclib
-from kclib.book import environment, records
+from kclib.book import environment
 from kclib.features import load_mapped
 
 NAME = "growth"
@@ -144,22 +145,9 @@ def growth(changed: dict, held: dict) -> Iterator[dict]:
 
 def run(folder: Path) -> Path:
     """Measure, and write the result into a folder; return its path."""
-    began, rows = time.perf_counter(), []
-    for row in growth(CHANGED, HELD):
-        print(", ".join(f"{name} {value}" for name, value in row.items()), flush=True)
-        rows.append(row)
-    provenance = records.provenance(
-        {"profile": PROFILE, "seed": 0, "passes": PASSES} | HELD,
-        seeds=[0],
-        networks={},
-        fits={},
-        device="cpu",
-        run_seconds=time.perf_counter() - began,
-    )
-    result = records.Result(
-        artefact=NAME, profile=PROFILE, provenance=provenance, rows=rows, claims=[]
-    )
-    return records.write(result, folder)
+    began = time.perf_counter()
+    rows = printed(growth(CHANGED, HELD))
+    return recorded(rows, folder, PROFILE, NAME, {"passes": PASSES} | HELD, began)
 
 
 def main() -> None:

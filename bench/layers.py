@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from before import changes
+from recording import printed, recorded
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from kclib.book import environment, records
+from kclib.book import environment
 from kclib.report.items import items_of
 from kclib.report.kept import Kept
 from kclib.report.models import model_of
@@ -105,25 +105,10 @@ def run(folder: Path) -> Path:
     a, b = (getattr(torchvision.models, name)().eval() for name in BLOCKS)
     taps = tuple(map(blocks, BLOCKS.values()))
     images = torch.randn(IMAGES, 3, SIDE, SIDE)
-    rows = []
-    for row in measured(a, b, taps, images, ROUNDS):
-        print(", ".join(f"{name} {value}" for name, value in row.items()), flush=True)
-        rows.append(row)
-    given = {"images": IMAGES, "side": SIDE, "batch": BATCH, "layers": list(map(len, taps))}
-    provenance = records.provenance(
-        {"profile": PROFILE, "seed": 0, "networks": list(BLOCKS)} | given,
-        seeds=[0],
-        networks={},
-        fits={},
-        device="cpu",
-        run_seconds=time.perf_counter() - began,
-    )
-    result = records.Result(
-        artefact=NAME, profile=PROFILE, provenance=provenance, rows=rows, claims=[]
-    )
-    for line in changes(rows, folder / PROFILE / f"{NAME}.json", ALONE):
-        print(line, flush=True)
-    return records.write(result, folder)
+    rows = printed(measured(a, b, taps, images, ROUNDS))
+    given = {"networks": list(BLOCKS), "images": IMAGES, "side": SIDE, "batch": BATCH}
+    given |= {"layers": list(map(len, taps))}
+    return recorded(rows, folder, PROFILE, NAME, given, began, unit=ALONE)
 
 
 def main() -> None:

@@ -16,11 +16,11 @@ from itertools import chain
 from pathlib import Path
 
 import torch
-from before import changes
+from recording import recorded
 from torch.nn import functional as F
 
 from kclib import Disentangler, solver
-from kclib.book import environment, parameters, plans, profiles, records
+from kclib.book import environment, parameters, plans, profiles
 from kclib.book.making import Workshop
 from kclib.book.members import pair
 from kclib.errors import DegenerateFeatures, InputError, choose
@@ -257,23 +257,10 @@ def record(
     profile, workshop: Workshop, name: str, rows, given: dict, networks: dict, began
 ) -> Path:
     """Write rows as the result ``name``, with what made them."""
-    provenance = records.provenance(
-        {"profile": profile.name, "seed": 0, "order": ORDER}
-        | {"authors_epochs": solver.AUTHORS.epochs}
-        | given,
-        seeds=[0],
-        networks=networks,
-        fits={},
-        device=workshop.device,
-        run_seconds=time.perf_counter() - began,
-    )
-    result = records.Result(
-        artefact=name, profile=profile.name, provenance=provenance, rows=rows, claims=[]
-    )
     folder = environment.results_folder(environment.RECORDED / "bench")
-    for line in changes(rows, folder / profile.name / f"{name}.json", PATCHES):
-        print(line, flush=True)
-    return records.write(result, folder)
+    given = {"order": ORDER, "authors_epochs": solver.AUTHORS.epochs} | given
+    how = {"unit": PATCHES, "networks": networks, "device": workshop.device}
+    return recorded(rows, folder, profile.name, name, given, began, **how)
 
 
 def told(rows) -> Iterator[dict]:
