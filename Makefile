@@ -20,13 +20,19 @@ unexport PYTHONDONTWRITEBYTECODE
 WITH_VENV := PATH="$(CURDIR)/.venv/bin:$$PATH"
 # One run a folder, and none that a killed run keeps from beginning.
 ALONE     := python notebooks/alone.py
-SNAKEMAKE  = $(ALONE) snakemake --nolock $(if $(CLUSTER),$(ON_CLUSTER),--cores $(CORES)) --rerun-incomplete
-# Without a data base of accounts, sacct never says that a job has ended; squeue does.
+SNAKEMAKE  = $(ALONE) snakemake --nolock $(if $(CLUSTER),$(ON_CLUSTER),--cores $(CORES)) $(STORED) \
+             --rerun-incomplete
 ON_CLUSTER = --profile cluster/$(CLUSTER) $(if $(filter smoke,$(PROFILE)),--workflow-profile cluster/short) \
-             --slurm-status-command $(shell sacct -n -X -j 1 >/dev/null 2>&1 && echo sacct || echo squeue) \
+             $(ON_$(CLUSTER))
+# Without a data base of accounts, sacct never says that a job has ended; squeue does.
+ON_slurm   = --slurm-status-command $(shell sacct -n -X -j 1 >/dev/null 2>&1 && echo sacct || echo squeue) \
              $(if $(ACCOUNT),,--slurm-no-account) $(if $(ACCOUNT)$(PARTITION),--default-resources \
              $(if $(ACCOUNT),slurm_account=$(call quoted,$(ACCOUNT))) \
              $(if $(PARTITION),slurm_partition=$(call quoted,$(PARTITION))))
+ON_kubernetes = --container-image $(call quoted,$(IMAGE)) \
+             $(if $(NAMESPACE),--kubernetes-namespace $(call quoted,$(NAMESPACE))) \
+             $(if $(VOLUMES),--kubernetes-persistent-volumes $(foreach v,$(VOLUMES),$(call quoted,$(v))))
+STORED     = $(if $(STORAGE),--default-storage-provider s3 --default-storage-prefix $(call quoted,$(STORAGE)))
 # Within a budget, one job that fails does not keep the others from beginning.
 RECORD     = $(if $(BUDGET),python notebooks/budget.py $(BUDGET)) $(SNAKEMAKE) \
              $(if $(BUDGET),--keep-going)
@@ -51,11 +57,22 @@ ifneq ($(filter book data notebook record bench,$(MAKECMDGOALS)),)
 endif
 $(call a_number,CORES)
 ifneq ($(CLUSTER),)
-  ifeq ($(filter $(CLUSTER),slurm),)
-    $(error there is no cluster "$(CLUSTER)"; CLUSTER may be: slurm)
+  ifeq ($(filter $(CLUSTER),slurm kubernetes),)
+    $(error there is no cluster "$(CLUSTER)"; CLUSTER may be: slurm, kubernetes)
   endif
+  ifeq ($(CLUSTER),kubernetes)
+    $(if $(STORAGE),,$(error jobs on Kubernetes share no folder; say where they keep what they make: STORAGE=s3://bucket/prefix))
+    $(if $(IMAGE),,$(error which image do the jobs run in? Say IMAGE=..., made from cluster/kubernetes/Dockerfile))
+  endif
+endif
+ifneq ($(STORAGE),)
+  ifeq ($(call in_form,STORAGE,'s3://[a-z0-9][a-z0-9.-]*(/[A-Za-z0-9_.-]+)+'),)
+    $(error STORAGE is "$(STORAGE)"; write s3://bucket/prefix)
+  endif
+endif
+ifneq ($(CLUSTER)$(STORAGE),)
   ifeq ($(filter book record,$(MAKECMDGOALS)),)
-    $(error CLUSTER is for make book and make record; other targets run here)
+    $(error CLUSTER and STORAGE are for make book and make record; other targets run here)
   endif
 endif
 ifneq ($(filter bench,$(MAKECMDGOALS)),)
@@ -88,13 +105,15 @@ help: ## list these targets
 	@echo "Variables, with the values they have now:"
 	@echo "  PROFILE=$(PROFILE)     data, networks and effort, one of: $(PROFILES)"
 	@echo "  CORES=$(CORES)           processes at a time, each of one thread"
-	@echo "  CLUSTER=           book and record: slurm sends jobs to a cluster (PARTITION=... ACCOUNT=...)"
+	@echo "  CLUSTER=           book and record: send jobs to slurm (PARTITION=... ACCOUNT=...) or to kubernetes"
+	@echo "                     (IMAGE=... STORAGE=..., NAMESPACE=... VOLUMES=claim:/data)"
+	@echo "  STORAGE=           book and record: keep what jobs make in a store of objects, s3://bucket/prefix"
 	@echo "  BUDGET=            record: time after which it stops, e.g. 90s, 20m or 1.5h; call again to go on"
 	@echo "  CAP=$(CAP)           bench: seconds that a run of the authors' recipe may take"
 	@echo "  SEEDS=$(SEEDS)           bench: with how many seeds it runs"
 	@echo "  PYTHON=$(PYTHON)    the Python, 3.11.4 or newer, that .venv is made with"
 
-book: .venv/.installed $(if $(CLUSTER),.venv/.cluster) ## run all notebooks in PROFILE and build the book from them
+book: .venv/.installed $(if $(CLUSTER)$(STORAGE),.venv/.cluster) ## run all notebooks in PROFILE and build the book from them
 	$(WITH_VENV) $(SNAKEMAKE) --config profile=$(PROFILE)
 	@echo "Done: open $(CURDIR)/book/_build/html/index.html in a browser."
 
@@ -114,7 +133,7 @@ notebook: .venv/.installed ## run one notebook, e.g. NAME=table1_instability PAR
 	    $(foreach p,$(PARAMS),-p $(subst =,' ',$(call quoted,$(p))))
 	@echo "Done: open $(CURDIR)/book/_build/runs/$(NAME).ipynb in Jupyter."
 
-record: .venv/.installed $(if $(CLUSTER),.venv/.cluster) ## run all notebooks in PROFILE and write results/PROFILE (BUDGET=20m: what fits)
+record: .venv/.installed $(if $(CLUSTER)$(STORAGE),.venv/.cluster) ## run all notebooks in PROFILE and write results/PROFILE (BUDGET=20m: what fits)
 	$(WITH_VENV) $(RECORD) --config profile=$(PROFILE) record=true
 
 # The tests have their own store, so that they start from what they make themselves. Paths are
@@ -149,8 +168,8 @@ bench: .venv/.installed ## time the solver and the matrix of layers against othe
 faults: .venv/.installed ## kill runs, damage what they made, and see that they go on (SHORT=1: five kills)
 	$(WITH_VENV) python faults/run.py --cores $(CORES) $(if $(SHORT),--short)
 
-cluster-test: .venv/.cluster ## run the smoke book through a Slurm of its own, and disturb it (SHORT=1: a part)
-	@$(WITH_VENV) python faults/slurm.py $(if $(SHORT),--short)
+cluster-test: .venv/.cluster-test ## run the smoke book through clusters of its own, and disturb it (SHORT=1: a part)
+	@$(WITH_VENV) python faults/cluster.py $(if $(SHORT),--short)
 
 course: .venv/.installed ## write the course's notebooks: course/student.zip and course/teacher.zip
 	$(WITH_VENV) python course/build.py
@@ -176,8 +195,8 @@ clean-store: ## remove .kc-store: trained networks and features, which take the 
 	    pytest pytest-timeout hypothesis packaging
 	@touch $@
 
-.venv/.cluster: .venv/.installed
-	.venv/bin/python -m pip install --quiet --no-compile -c constraints.txt -e ".[cluster]"
+.venv/.cluster .venv/.cluster-test: .venv/.%: .venv/.installed
+	.venv/bin/python -m pip install --quiet --no-compile -c constraints.txt -e ".[cluster,$*]"
 	@touch $@
 
 # Made anew whenever the dependencies change, so that it never holds what the two files do not say.

@@ -15,16 +15,24 @@ from contextlib import suppress
 from glob import glob
 from pathlib import Path
 
+from kclib.atomic import replace_file
 from kclib.book import code, environment, graph, parameters, profiles, records
 from kclib.report.command import NOTEBOOK
 
 PROFILE = profiles.load(parameters.checked({"profile": config.get("profile")})["profile"])
 GRAPH = graph.Graph(PROFILE)
-FOLDER = str(environment.store_folder() / "networks")
-RESULTS = str(
-    (Path("results") if config.get("record") else environment.results_folder()).resolve()
+# Where jobs share no folder, Snakemake keeps what they make in a store of objects: names are then
+# relative to what STORAGE names, and a job works on the copies that Snakemake brings it.
+IN_OBJECTS = workflow.storage_settings.default_storage_provider is not None
+STORE = "store" if IN_OBJECTS else str(environment.store_folder())
+FOLDER = f"{STORE}/networks"
+RESULTS = (
+    "book/_build/results" if IN_OBJECTS
+    else str((Path("results") if config.get("record") else environment.results_folder()).resolve())
 )
 RUNS = f"book/_build/notebooks/{PROFILE.name}"
+ENTRY = ("entry.json", "tensors.safetensors")
+GPU = {"gpu": 1, "gpu_manufacturer": "nvidia"} if PROFILE.gpu else {}
 
 
 def cells(name):
@@ -42,8 +50,19 @@ def source(name):
 
 
 def entries(members):
-    """Return the files that tell that networks are in the store."""
-    return [f"{FOLDER}/{GRAPH.key(member)}/entry.json" for member in members]
+    """Return the files of networks in the store."""
+    return expand(f"{FOLDER}/{{key}}/{{file}}", key=map(GRAPH.key, members), file=ENTRY)
+
+
+def results(names):
+    """Return the files of results."""
+    files = [f"{name}.{end}" for name in names for end in ("json", "csv")]
+    return files + [f"{name}.npz" for name in names if name in WITH_ARRAYS]
+
+
+def store(networks):
+    """Return the folder of the store in which a job finds, or makes, networks."""
+    return Path(networks[0]).parents[2] if networks else Path(STORE)
 
 
 def job(wildcards):
@@ -69,9 +88,12 @@ def recorded(name):
     return [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.exists()]
 
 
+# The results of these have arrays beside their rows.
+WITH_ARRAYS = [name for name in PROFILE.artefacts if "arrays=" in "".join(source(name))]
+
 # A clock that was ahead dated files into the future. Whatever is made from them now would be older,
 # at which Snakemake stops; so they are of now, and what was made from them is made again.
-for pattern in (f"{FOLDER}/*/entry.json", f"{RUNS}/*.ipynb", f"{RESULTS}/{PROFILE.name}/*",
+for pattern in (f"{FOLDER}/*/*", f"{RUNS}/*.ipynb", f"{RESULTS}/{PROFILE.name}/*",
                 "book/*.*", "book/_static/*", "results/**/*.json", "_*.yml"):
     for path in glob(pattern, recursive=True):
         with suppress(OSError):  # it is gone, or another one's
@@ -79,31 +101,44 @@ for pattern in (f"{FOLDER}/*/entry.json", f"{RUNS}/*.ipynb", f"{RESULTS}/{PROFIL
                 os.utime(path)
 
 
+if IN_OBJECTS and config.get("record"):
+
+    rule brought:
+        input:
+            expand(RUNS + "/{name}.ipynb", name=PROFILE.artefacts),
+            results=expand(f"{RESULTS}/{PROFILE.name}/{{file}}", file=results(PROFILE.artefacts)),
+        localrule: True
+        run:
+            for path in map(Path, input.results):
+                replace_file(Path("results", PROFILE.name, path.name), path.read_bytes())
+
+
 rule all:
     input:
         # Results are committed: only a notebook's own file tells that it has run here.
         expand(RUNS + "/{name}.ipynb", name=PROFILE.artefacts) if config.get("record")
-        else "book/_build/html/index.html",
+        else local("book/_build/html/index.html"),
 
 
 rule network:
     input:
         lambda wildcards: entries(filter(None, [GRAPH.networks[wildcards.key].origin])),
     output:
-        update(FOLDER + "/{key}/entry.json"),  # what is there stays, and is found there
+        update(expand(FOLDER + "/{{key}}/{file}", file=ENTRY)),  # what is there stays, and is found
     params:
         member=lambda wildcards: GRAPH.networks[wildcards.key],
+        store=lambda wildcards, output: store(output),
     priority: lambda wildcards: GRAPH.value[job(wildcards)]
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: GRAPH.jobs[job(wildcards)].megabytes(attempt),
         runtime=lambda wildcards, attempt: GRAPH.jobs[job(wildcards)].minutes(attempt),
-        gpu=int(PROFILE.gpu),
+        **GPU,
     shell:
-        "python -m kclib network --profile {PROFILE.name} {params.member}"
+        "KC_STORE={params.store:q} python -m kclib network --profile {PROFILE.name} {params.member}"
 
 
-ruleorder: comparison > notebook
+ruleorder: comparison > notebook_with_arrays > notebook
 
 
 rule notebook:
@@ -112,8 +147,10 @@ rule notebook:
         before=lambda wildcards: [f"{RUNS}/{n}.ipynb" for n in graph.AFTER.get(wildcards.name, [])],
     output:
         notebook=RUNS + "/{name}.ipynb",
-        result=RESULTS + "/" + PROFILE.name + "/{name}.json",
+        result=expand(RESULTS + "/" + PROFILE.name + "/{{name}}.{end}", end=("json", "csv")),
     params:
+        store=lambda wildcards, input: store(input.networks),
+        results=lambda wildcards, output: Path(output.result[0]).parents[1],
         code=lambda wildcards: used_code(wildcards.name),
         source=lambda wildcards: digest(source(wildcards.name)),
         recorded=lambda wildcards: recorded(wildcards.name),
@@ -122,10 +159,18 @@ rule notebook:
     resources:
         mem_mb=lambda wildcards, attempt: GRAPH.jobs[job(wildcards)].megabytes(attempt),
         runtime=lambda wildcards, attempt: GRAPH.jobs[job(wildcards)].minutes(attempt),
-        gpu=int(PROFILE.gpu),
+        **GPU,
     shell:
-        "KC_RESULTS={RESULTS:q} python notebooks/run.py {wildcards.name} --profile {PROFILE.name} "
-        "--output {output.notebook}"
+        "KC_STORE={params.store:q} KC_RESULTS={params.results:q} python notebooks/run.py "
+        "{wildcards.name} --profile {PROFILE.name} --output {output.notebook:q}"
+
+
+use rule notebook as notebook_with_arrays with:
+    output:
+        notebook=RUNS + "/{name}.ipynb",
+        result=expand(RESULTS + "/" + PROFILE.name + "/{{name}}.{end}", end=("json", "csv", "npz")),
+    wildcard_constraints:
+        name="|".join(WITH_ARRAYS) or "-",
 
 
 rule comparison:
@@ -140,26 +185,28 @@ rule comparison:
     run:
         from kclib.report.running import run_notebook
 
-        os.environ["KC_PROFILE"] = PROFILE.name
-        run_notebook(NOTEBOOK, {}, Path(output.notebook), folder=Path(RUNS))
+        os.environ |= {"KC_PROFILE": PROFILE.name, "KC_STORE": str(store(input.networks))}
+        run_notebook(NOTEBOOK, {}, Path(output.notebook), folder=Path(output.notebook).parent)
 
 
 rule book:
     input:
         notebooks=expand(RUNS + "/{name}.ipynb", name=[*PROFILE.artefacts, NOTEBOOK.stem]),
-        results=expand(RESULTS + "/" + PROFILE.name + "/{name}.json", name=PROFILE.artefacts),
-        recorded=sorted(map(str, Path("results").rglob("*.json"))),
-        pages=sorted(str(path) for pattern in ("*.*", "exercises/*.md", "reference/*")
-            for path in Path("book").glob(pattern) if path.is_file()),
-        documented=sorted(map(str, Path("kclib").rglob("*.py"))),  # the reference shows docstrings
-        static=sorted(map(str, Path("book/_static").glob("*"))),
-        configuration=["_config.yml", "_toc.yml"],
+        results=expand(f"{RESULTS}/{PROFILE.name}/{{file}}", file=results(PROFILE.artefacts)),
+        recorded=local(sorted(map(str, Path("results").rglob("*.json")))),
+        pages=local(sorted(str(path) for pattern in ("*.*", "exercises/*.md", "reference/*")
+            for path in Path("book").glob(pattern) if path.is_file())),
+        documented=local(sorted(map(str, Path("kclib").rglob("*.py")))),  # docstrings are shown
+        static=local(sorted(map(str, Path("book/_static").glob("*")))),
+        configuration=local(["_config.yml", "_toc.yml"]),
     output:
-        "book/_build/html/index.html",
+        local("book/_build/html/index.html"),
     params:
         repository=[os.environ.get(name) for name in ("GITHUB_REPOSITORY", "GITHUB_REF_NAME")],
         text=[digest(cells(name)) for name in [*PROFILE.artefacts, NOTEBOOK.stem]],  # pages take it
+        runs=lambda wildcards, input: Path(input.notebooks[0]).parent,
+        results=lambda wildcards, input: Path(input.results[0]).parents[1],
     threads: 1
     localrule: True  # it reads all that is there, and takes a minute
     shell:
-        "python book/build.py {RUNS} {RESULTS:q}"
+        "python book/build.py {params.runs:q} {params.results:q}"

@@ -1,29 +1,17 @@
-"""Run the smoke book through a Slurm of its own, and disturb it.
+"""A Slurm of one node, on the loopback address and in a folder of its own, and its disturbances."""
 
-Starts munged, slurmctld and slurmd on the loopback address, in a folder of their own, and runs
-``make book PROFILE=smoke CLUSTER=slurm`` in a copy of the repository. Meanwhile a job is cancelled,
-slurmd is killed under another, and the node is drained. The short form (``--short``) runs a part
-of ``make record`` instead, and cancels a job. What is made must equal what a run without Slurm
-makes, bit by bit.
-"""
-
-import argparse
 import os
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import processes
 import psutil
-import works
-from works import Work
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "scontrol", "squeue", "scancel", "sbatch")
 #: Where all of Slurm's programs look, also those that its jobs call.
@@ -58,10 +46,6 @@ SelectTypeParameters=CR_CPU
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cores} RealMemory={memory} State=UNKNOWN
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
-
-
-class Failed(Exception):
-    """Slurm or the run through it did not do what it should."""
 
 
 class Slurm:
@@ -125,13 +109,19 @@ class Slurm:
         return subprocess.run(words, capture_output=True, text=True).stdout
 
     def wait_until(self, true: Callable[[], object], what: str, seconds: float = 120) -> object:
-        """Wait until something is so, and return by what."""
+        """Wait until something is so, and return by what.
+
+        Raises
+        ------
+        TimeoutError
+            If it is not so after some seconds.
+        """
         late = time.monotonic() + seconds
         while not (found := true()):
             if time.monotonic() > late:
                 logs = [self.folder / f"{name}.log" for name in ("munge", "slurmctld", "slurmd")]
                 said = "".join(log.read_text()[-800:] for log in logs if log.exists())
-                raise Failed(f"after {seconds:.0f} s it is not so that {what}:\n{said}")
+                raise TimeoutError(f"after {seconds:.0f} s it is not so that {what}:\n{said}")
             time.sleep(0.5)
         return found
 
@@ -153,12 +143,12 @@ def running_slurm() -> Iterator[Slurm]:
 
 
 def cancelled(slurm: Slurm, job: str) -> None:
-    """Cancel a job that runs."""
+    """Cancel a job."""
     slurm.ask("scancel", job)
 
 
 def node_lost(slurm: Slurm, _job: str) -> None:
-    """Kill slurmd under a job, and start it again."""
+    """Kill Slurm's daemon under a job, and start it again."""
     slurm.kill_node()
     time.sleep(5)
     slurm.start_node()
@@ -172,29 +162,6 @@ def drained(slurm: Slurm, _job: str) -> None:
     slurm.ask("scontrol", "update", f"nodename={host}", "state=resume")
 
 
-def through(slurm: Slurm, work: Work, expected: dict, disturbances: Sequence[Callable]) -> None:
-    """Run a work through Slurm, and disturb one after the other of its jobs."""
-    began, process, seen, left = time.monotonic(), work.start(), set(), [*disturbances]
-    try:
-        while left:
-            fresh = slurm.wait_until(
-                lambda: process.poll() is not None or slurm.running() - seen, "a job runs", 300
-            )
-            if fresh is True:  # the run ended
-                break
-            job = min(fresh, key=int)
-            seen.update(fresh)
-            time.sleep(10)  # half-way: it starts a Snakemake and a Python first
-            left[0](slurm, job)
-            print(f"{time.monotonic() - began:5.0f} s  {left.pop(0).__doc__}", flush=True)
-        status = process.wait()
-    finally:
-        processes.kill(process)
-    if status or left or work.made() != expected:
-        raise Failed(f"ended with {status}, undisturbed by {left}:\n{work.said()[-4000:]}")
-    print(f"{time.monotonic() - began:5.0f} s  The same results as without Slurm.", flush=True)
-
-
 def needed() -> str:
     """Return what this machine lacks for the test, or nothing."""
     if PLACE.is_symlink() and not PLACE.exists():
@@ -204,37 +171,3 @@ def needed() -> str:
     if os.getuid():
         return "root"
     return f"a machine without {PLACE}" if PLACE.exists() else ""
-
-
-def main() -> int:
-    """Run the test; return the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--short", action="store_true", help="a part of it, disturbed once")
-    given = parser.parse_args()
-    if lacks := needed():
-        print(f"The test of a cluster is left out: it needs {lacks}.")
-        return 0
-    folder = Path(tempfile.mkdtemp(prefix="kc-"))
-    try:
-        cores = os.cpu_count()
-        work = works.record(folder) if given.short else works.book(folder, cores)
-        began = time.monotonic()
-        if work.run():
-            raise Failed(f"without Slurm:\n{work.said()[-3000:]}")
-        expected = work.made()
-        print(f"{time.monotonic() - began:5.0f} s  Without Slurm.", flush=True)
-        work.forget()
-        work.command.append("CLUSTER=slurm")
-        with running_slurm() as slurm:
-            disturbances = (cancelled,) if given.short else (cancelled, node_lost, drained)
-            through(slurm, work, expected, disturbances)
-    except Failed as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -51,6 +51,35 @@ def test_on_a_cluster_the_graph_is_run_by_the_profile_for_it():
     assert "--slurm-no-account" in planned("book CLUSTER=slurm")
 
 
+def test_on_kubernetes_jobs_find_their_image_and_their_objects():
+    words = planned(
+        "record PROFILE=plain64 CLUSTER=kubernetes IMAGE=it STORAGE=s3://book/of/all "
+        "NAMESPACE=mine VOLUMES=packs:/data"
+    )
+    given = dict(zip(words, words[1:], strict=False))
+    assert (ROOT / given["--profile"] / "config.yaml").exists()
+    assert given["--default-storage-provider"] == "s3"
+    assert given["--default-storage-prefix"] == "s3://book/of/all"
+    assert given["--container-image"] == "it"
+    assert given["--kubernetes-namespace"] == "mine"
+    assert given["--kubernetes-persistent-volumes"] == "packs:/data"
+
+
+@pytest.mark.parametrize(
+    "asked, said",
+    [
+        ("book CLUSTER=loaf", "CLUSTER may be: slurm, kubernetes"),
+        ("book CLUSTER=kubernetes IMAGE=it", "STORAGE=s3://bucket/prefix"),
+        ("book CLUSTER=kubernetes STORAGE=s3://a/b", "IMAGE="),
+        ("book STORAGE=here", "write s3://bucket/prefix"),
+        ("test STORAGE=s3://a/b", "are for make book and make record"),
+    ],
+)
+def test_what_a_cluster_lacks_is_said_before_anything_is_done(asked, said):
+    tried = subprocess.run(["make", "-n", "-C", ROOT, *asked.split()], capture_output=True)
+    assert tried.returncode and said in tried.stderr.decode()
+
+
 @pytest.fixture
 def folder(tmp_path):
     """A folder with the stand-in and with what make runs it by."""

@@ -1,0 +1,105 @@
+"""Run the smoke book through clusters of its own, and disturb it.
+
+First through a Slurm (`slurm`): meanwhile a job is cancelled, Slurm's daemon is killed under
+another, and the node is drained. Then through a Kubernetes whose jobs share nothing but an S3
+(`pods`): meanwhile a pod is evicted. The short form (``--short``) runs a part of ``make record``
+through each, and disturbs it once. What is made must equal what a run on this machine alone makes,
+bit by bit.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pods
+import processes
+import slurm
+import works
+from works import Work
+
+
+class Failed(Exception):
+    """A run through a cluster did not do what it should."""
+
+
+def through(cluster, work: Work, expected: dict, disturbances: Sequence[Callable]) -> None:
+    """Run a work through a cluster, and disturb one after the other of its jobs."""
+    began, process, seen, left = time.monotonic(), work.start(), set(), [*disturbances]
+    try:
+        while process.poll() is None and left:
+            if fresh := cluster.running() - seen:
+                seen.update(fresh)
+                time.sleep(10)  # half-way: it starts a Snakemake and a Python first
+                left[0](cluster, min(fresh))
+                print(f"{time.monotonic() - began:5.0f} s  {left.pop(0).__doc__}", flush=True)
+            time.sleep(0.5)
+        status = process.wait()
+    finally:
+        processes.kill(process)
+    if status or left or work.made() != expected:
+        raise Failed(f"ended with {status}, undisturbed by {left}:\n{work.said()[-4000:]}")
+    print(f"{time.monotonic() - began:5.0f} s  The same results as on this machine.", flush=True)
+
+
+def through_slurm(work: Work, expected: dict, short: bool) -> None:
+    """Run a work through Slurm."""
+    work.forget()
+    alone = work.command
+    work.command = [*alone, "CLUSTER=slurm"]
+    disturbances = (slurm.cancelled, slurm.node_lost, slurm.drained)
+    with slurm.running_slurm() as cluster:
+        through(cluster, work, expected, disturbances[: 1 if short else None])
+    work.command = alone
+
+
+def through_kubernetes(work: Work, expected: dict, short: bool) -> None:
+    """Run a work through Kubernetes, which takes the code from git."""
+    work.forget()
+    for words in (["init", "-q"], ["add", "--all", "--", ":!.venv", ":!t"]):
+        subprocess.run(["git", *words], cwd=work.folder, check=True)
+    work.command += ["CLUSTER=kubernetes", "IMAGE=none", "STORAGE=s3://book/of/smoke"]
+    results = work.folder / "book" / "_build" / "results" / "smoke"
+    with pods.running_kubernetes(work.folder / "pods") as cluster:
+        work.environment |= cluster.variables()
+        made = work.made
+        if not short:  # results of a book stay with the objects
+            work.made = lambda: (cluster.bring("of/smoke/book/_build/results", results), made())[1]
+        through(cluster, work, expected, (pods.evicted,))
+
+
+def main() -> int:
+    """Run the test; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--short", action="store_true", help="a part of it, disturbed once")
+    given = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="kc-"))
+    try:
+        work = works.record(folder) if given.short else works.book(folder, os.cpu_count())
+        began = time.monotonic()
+        if work.run():
+            raise Failed(f"without a cluster:\n{work.said()[-3000:]}")
+        expected = work.made()
+        print(f"{time.monotonic() - began:5.0f} s  Without a cluster.", flush=True)
+        if lacks := slurm.needed():
+            print(f"The test of Slurm is left out: it needs {lacks}.")
+        else:
+            print("Slurm:")
+            through_slurm(work, expected, given.short)
+        print("Kubernetes:")
+        through_kubernetes(work, expected, given.short)
+    except (Failed, TimeoutError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
