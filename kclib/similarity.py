@@ -228,11 +228,18 @@ def neighbours_lost(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     >>> bool(torch.allclose(neighbours_lost(x, x), torch.ones(40).double()))
     True
     """
-    of_x, of_y = (torch.cdist(part, part).argsort(1).argsort(1).double() for part in (x, y))
+    of_x, of_y = map(_ranks_of_neighbours, (x, y))
     nearest = torch.minimum(of_x, of_y) + 1
     difference = torch.tanh(80 / len(x) * (of_y - of_x) / nearest)
     affinity = torch.exp(-5 * difference)
     return ((affinity + affinity.T) / 2).mean(1)
+
+
+def _ranks_of_neighbours(x: torch.Tensor) -> torch.Tensor:
+    """Return which row is nearest to each row (0), which next (1), ...: float64, shape (M, M)."""
+    order = torch.cdist(x, x).argsort(1)
+    ranks = torch.arange(len(x), dtype=torch.float64).expand_as(order)
+    return torch.empty_like(ranks).scatter_(1, order, ranks)
 
 
 def _centred(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
