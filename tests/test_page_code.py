@@ -112,6 +112,10 @@ def commands_of(page: str) -> list[list[str]]:
     return found
 
 
+#: What Snakemake's plugin for S3 is given by the environment, so that no command shows it.
+SECRETS = {"SNAKEMAKE_STORAGE_S3_ACCESS_KEY", "SNAKEMAKE_STORAGE_S3_SECRET_KEY"}
+
+
 def make_accepts(words: list[str]) -> None:
     """Check a call of make: its target, profile, notebook, parameters and variables."""
     shown = subprocess.run(["make", "-n", "-C", ROOT, *words], capture_output=True, text=True)
@@ -167,6 +171,12 @@ def check(words: list[str]) -> None:
             assert {word for word in rest if word.startswith("-")} <= {"--profile", "--output"}
         case ["git", "clone", *rest]:
             assert rest[-1] == REPOSITORY.address
+        case ["docker", "build", "-f", file, "-t", _, "."]:
+            assert (ROOT / file).is_file()
+        case ["docker", "push", _]:
+            pass
+        case ["export", *pairs]:
+            assert {pair.split("=")[0] for pair in pairs} <= SECRETS
         case ["cd", folder]:
             assert folder == REPOSITORY.name
         case [".venv/bin/jupyter", "lab", folder]:
