@@ -2,10 +2,12 @@
 
 Fits on synthetic features and comparisons of synthetic networks, features and images mapped from
 files, one quantity changed at a time, each in a process of its own. The result goes to
-``results/bench/quick/growth.json``.
+``results/bench/quick/growth.json``. A run takes two hours; one that is interrupted leaves its rows
+beside the result, and the next one goes on after them.
 """
 
 import argparse
+import json
 import os
 import tempfile
 import threading
@@ -24,6 +26,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import kclib
+from kclib.atomic import replace_file
 from kclib.book import environment
 from kclib.features import load_mapped
 
@@ -132,22 +135,33 @@ def measured(work: str, size: dict) -> dict:
     return {"seconds": float(f"{seconds:.4g}"), "megabytes": float(f"{memory.megabytes:.4g}")}
 
 
-def growth(changed: dict, held: dict) -> Iterator[dict]:
-    """Yield one row a measurement."""
+def growth(changed: dict, held: dict, had: list[dict]) -> Iterator[dict]:
+    """Yield one row a measurement, those that are there as they are."""
     for work, quantities in changed.items():
         for quantity, values in quantities.items():
             for value in values:
-                size = held | {quantity: value}
-                with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
-                    found = alone.submit(measured, work, size).result()
-                yield {"method": work, "quantity": quantity} | size | found
+                about = {"method": work, "quantity": quantity} | held | {quantity: value}
+                same = (row for row in had if about.items() <= row.items())
+                if (row := next(same, None)) is None:
+                    size = held | {quantity: value}
+                    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
+                        row = about | alone.submit(measured, work, size).result()
+                yield row
 
 
 def run(folder: Path) -> Path:
     """Measure, and write the result into a folder; return its path."""
-    began = time.perf_counter()
-    rows = printed(growth(CHANGED, HELD))
-    return recorded(rows, folder, PROFILE, NAME, {"passes": PASSES} | HELD, began)
+    part = folder / PROFILE / f"{NAME}.part.jsonl"
+    had = [json.loads(line) for line in part.read_text().splitlines()] if part.exists() else []
+    rows = []
+    began = time.perf_counter() - sum(row["seconds"] for row in had)
+    part.parent.mkdir(parents=True, exist_ok=True)
+    for row in printed(growth(CHANGED, HELD, had)):
+        rows.append(row)
+        replace_file(part, "".join(json.dumps(row) + "\n" for row in rows).encode())
+    path = recorded(rows, folder, PROFILE, NAME, {"passes": PASSES} | HELD, began)
+    part.unlink()
+    return path
 
 
 def main() -> None:

@@ -105,7 +105,7 @@ def run(folder: Path) -> Path:
     a, b = (getattr(torchvision.models, name)().eval() for name in BLOCKS)
     taps = tuple(map(blocks, BLOCKS.values()))
     images = torch.randn(IMAGES, 3, SIDE, SIDE)
-    rows = printed(measured(a, b, taps, images, ROUNDS))
+    rows = list(printed(measured(a, b, taps, images, ROUNDS)))
     given = {"networks": list(BLOCKS), "images": IMAGES, "side": SIDE, "batch": BATCH}
     given |= {"layers": list(map(len, taps))}
     return recorded(rows, folder, PROFILE, NAME, given, began, unit=ALONE)

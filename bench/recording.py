@@ -1,7 +1,7 @@
 """Measurements, printed as they come, and written as a result when all are there."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from before import changes
@@ -9,13 +9,11 @@ from before import changes
 from kclib.book import records
 
 
-def printed(rows: Iterable[dict]) -> list[dict]:
-    """Return rows as a list, each printed as it comes, so that a long run shows where it is."""
-    kept = []
+def printed(rows: Iterable[dict]) -> Iterator[dict]:
+    """Yield rows, each printed as it comes, so that a long run shows where it is."""
     for row in rows:
         print(", ".join(f"{name} {value}" for name, value in row.items()), flush=True)
-        kept.append(row)
-    return kept
+        yield row
 
 
 def recorded(

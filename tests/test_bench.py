@@ -122,7 +122,20 @@ def test_growth_is_measured_in_processes_of_their_own_and_the_page_fits_exponent
     monkeypatch.setattr(growth, "CHANGED", changed)
     # A process of its own could not import this stand-in of a program.
     monkeypatch.setattr(growth, "ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(1))
+    measured, asked = growth.measured, []
+
+    def interrupted(*what):
+        asked.append(what)
+        if len(asked) == 4:
+            raise KeyboardInterrupt
+        return measured(*what)
+
+    monkeypatch.setattr(growth, "measured", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        growth.run(tmp_path)
     path = growth.run(tmp_path)
+    assert len(asked) == 8 + 1  # the first three are there
+    assert [file.name for file in path.parent.iterdir() if "part" in file.name] == []
     results = collect([path.parent])
     [result] = results["quick"].values()
     assert [row["method"] for row in result.rows] == ["fit, 1 x 1"] * 6 + ["comparison"] * 2

@@ -188,6 +188,20 @@ def test_an_untrained_copy_with_a_constant_layer_is_unlike_all(pictures):
     assert products.cells("a untrained", "b")["one", "one"].cka == 0
 
 
+def test_an_untrained_copy_of_a_deep_network_may_vanish(pictures):
+    def deep(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        chain = nn.Sequential()
+        for k in range(50):
+            chain.append(nn.Conv2d(4 if k else 3, 4, 1, bias=False))  # afresh: 0.4 times smaller
+            nn.init.dirac_(chain[-1].weight)
+        return chain
+
+    found = kclib.compare(deep(1), deep(2), pictures, taps_a=["49"], taps_b=["49"], order=0)
+    assert all(pair.left[0] < 0.01 for pair in found.pairs)
+    assert all(0 <= pair.ceiling < 1.1 for pair in found.pairs)
+
+
 def test_a_second_training_run_gives_the_usual_spread_and_the_calibration(pictures):
     a, b = small(1), small(2)
     found = kclib.compare(a, b, pictures, again=small(2), order=0)

@@ -240,7 +240,7 @@ class Fits:
             return Evaluation.from_tensors(tensors), left
         said = f"fit {number + 1} of {len(self.pairs)}: "
         said += f"{TITLES[source]} {tap} to {TITLES[other]} {target}"
-        x, y = self.features[source, tap], self.features[other, target]
+        x, y = _sized(self.features[source, tap]), self.features[other, target]
         made = fit(
             x[: self.fitted], y[: self.fitted], **how, device=self.sides.device,
             progress=lambda done, whole, _: self.progress(done, whole, said),
@@ -256,6 +256,15 @@ class Fits:
             )
         self.kept.put(name, tested.tensors() | {"left over": left}, {})
         return tested, left
+
+
+def _sized(x: torch.Tensor) -> torch.Tensor:
+    """Return what a fit is given, scaled if it cannot be squared: no share depends on its scale.
+
+    The features of an untrained copy vanish if it is deep and normalises nothing.
+    """
+    most = max(map(abs, map(float, x.aminmax())))
+    return x / most if most and not 1e-9 < most < 1e9 else x
 
 
 def picture(given) -> torch.Tensor | None:
