@@ -288,10 +288,11 @@ def growing(result: Result) -> Figure:
     figure, grid = plt.subplots(
         2, len(OWN), figsize=(2.5 * len(OWN), 5.4), sharex="col", sharey="row", layout="constrained"
     )
-    marks = iter([(FAST, "o-"), (AUTHORS, "s-"), ("#009E73", "^-")])
-    looks: dict[str, tuple[str, str]] = {}
+    marks = ((FAST, "o-"), (AUTHORS, "s-"), ("#009E73", "^-"))
+    works = dict.fromkeys(work for work, *_ in series(result))
+    looks = dict(zip(works, marks, strict=False))
     for work, quantity, values, took in series(result):
-        colour, mark = looks.setdefault(work, next(marks, ("black", "x-")))
+        colour, mark = looks[work]
         for row, own in enumerate(OWN[quantity]):
             axes, numbers = grid[row][[*OWN].index(quantity)], [*took.values()][row]
             axes.plot(values, numbers, mark, color=colour, label=work, markersize=4)
