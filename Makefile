@@ -195,8 +195,10 @@ clean-store: ## remove .kc-store: trained networks and features, which take the 
 	    pytest pytest-timeout hypothesis packaging
 	@touch $@
 
-.venv/.cluster .venv/.cluster-test: .venv/.%: .venv/.installed
-	.venv/bin/python -m pip install --quiet --no-compile -c constraints.txt -e ".[cluster,$*]"
+.venv/.cluster: .venv/.installed
+.venv/.cluster-test: .venv/.cluster # both: the test's copy of the repository must find it made
+.venv/.cluster .venv/.cluster-test: .venv/.%:
+	.venv/bin/python -m pip install --quiet --no-compile -c constraints.txt -e ".[$*]"
 	@touch $@
 
 # Made anew whenever the dependencies change, so that it never holds what the two files do not say.
