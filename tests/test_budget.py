@@ -174,18 +174,24 @@ def planned(profile: str, folder: Path, store: Path) -> dict[str, int]:
     return found
 
 
-def test_what_the_profile_names_first_comes_first(tmp_path):
+@pytest.fixture
+def clone(tmp_path):
+    """What the graph of a new clone depends on: nothing has run there."""
+    root = SCRIPT.parent.parent
+    shutil.copy(root / "Snakefile", tmp_path)
+    for name in ("notebooks", "results"):
+        shutil.copytree(root / name, tmp_path / name)
+    return tmp_path
+
+
+def test_what_the_profile_names_first_comes_first(clone):
     """The Snakefile gives earlier artefacts, and networks before their notebook, more priority."""
-    found = planned("smoke", SCRIPT.parent.parent, tmp_path)
+    found = planned("smoke", clone, clone)
     artefacts = list(profiles.load("smoke").artefacts)
     priorities = [found[name] for name in artefacts]
     assert priorities == sorted(priorities, reverse=True) and len(set(priorities)) == len(artefacts)
     assert max(found.values()) not in priorities  # networks come first
 
 
-def test_a_new_clone_records_everything_though_results_are_committed(tmp_path):
-    root = SCRIPT.parent.parent
-    shutil.copy(root / "Snakefile", tmp_path)
-    for name in ("notebooks", "results"):
-        shutil.copytree(root / name, tmp_path / name)
-    assert set(profiles.load("quick").artefacts) <= set(planned("quick", tmp_path, tmp_path))
+def test_a_new_clone_records_everything_though_results_are_committed(clone):
+    assert set(profiles.load("quick").artefacts) <= set(planned("quick", clone, clone))
