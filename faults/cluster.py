@@ -23,6 +23,8 @@ import slurm
 import works
 from works import Work
 
+PATIENCE = 300  # seconds until a job begins
+
 
 class Failed(Exception):
     """A run through a cluster did not do what it should."""
@@ -31,6 +33,7 @@ class Failed(Exception):
 def through(cluster, work: Work, expected: dict, disturbances: Sequence[Callable]) -> None:
     """Run a work through a cluster, and disturb one after the other of its jobs."""
     began, process, seen, left = time.monotonic(), work.start(), set(), [*disturbances]
+    late = began + PATIENCE
     try:
         while process.poll() is None and left:
             if fresh := cluster.running() - seen:
@@ -38,6 +41,9 @@ def through(cluster, work: Work, expected: dict, disturbances: Sequence[Callable
                 time.sleep(10)  # half-way: it starts a Snakemake and a Python first
                 left[0](cluster, min(fresh))
                 print(f"{time.monotonic() - began:5.0f} s  {left.pop(0).__doc__}", flush=True)
+                late = time.monotonic() + PATIENCE
+            elif time.monotonic() > late:
+                raise Failed(f"no job began for {PATIENCE} s:\n{work.said()[-4000:]}")
             time.sleep(0.5)
         status = process.wait()
     finally:
