@@ -215,6 +215,28 @@ def test_a_second_training_run_gives_the_usual_spread_and_the_calibration(pictur
     assert "A trained again: 100 %" in findings.sentences(found)[3]
 
 
+def test_an_order_that_fits_noise_is_not_used(pictures, monkeypatch, tmp_path):
+    """Beside few items a non-linear step may explode on others; what is linear stays known."""
+    plain = kclib.compare(small(1), small(2), pictures, taps_a=["2"], taps_b=["2"], order=0)
+
+    def exploding(*features, order=2, **how):
+        made = fit(*features, order=order, **how)
+        if order:
+            made.disentangler.chains[1].linears[0].weight.data += 1
+        return made
+
+    monkeypatch.setattr(pairs, "fit", exploding)
+    found = kclib.compare(small(1), small(2), pictures, taps_a=["2"], taps_b=["2"])
+    for linear, one in zip(plain.pairs, found.pairs, strict=True):
+        assert one.orders == linear.orders and one.left == linear.left
+        assert one.unused[0] < -1 and len(one.unused) == 2
+        assert torch.equal(one.spots.images, linear.spots.images)
+    assert "all of it linearly" in findings.sentences(found)[1]
+    assert "Not used" in page.section(found, "pairs")
+    found.write(tmp_path)
+    assert "order 1, not used" in (tmp_path / "pairs.csv").read_text()
+
+
 def test_named_layers_and_pairs_are_read(pictures):
     found = kclib.compare(
         small(1), small(2), pictures, taps_a=["0", "4"], taps_b=["2"], pairs=[("0", "2")], order=0

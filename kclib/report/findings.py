@@ -104,6 +104,7 @@ def pair(found: Comparison, one: Pair) -> dict:
         "to": TITLES[one.target],
         "target": one.target_tap,
         "orders": [dict(zip(("share", "low", "high"), o, strict=True)) for o in one.orders],
+        "unused": one.unused,
         "left": dict(zip(("share", "low", "high"), one.left, strict=True)),
         "floor": one.floor,
         "ceiling": one.ceiling,
@@ -181,6 +182,8 @@ def _of_pair(found: Comparison, one: Pair) -> str:
     text = f"{source}’s {one.tap} accounts for {percent(held)} of {target}’s {one.target_tap}"
     if len(one.orders) > 1:
         text += f", {percent(linear)} linearly"
+    elif one.unused:
+        text += ", all of it linearly"
     beside = [f"the layer itself: {percent(1 - one.floor)}"]
     if one.ceiling is not None:
         beside.append(f"an untrained {source}: {percent(max(0.0, 1 - one.ceiling))}")

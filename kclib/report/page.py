@@ -101,6 +101,7 @@ def _tables(numbers: dict) -> dict[str, list[dict]]:
         row = {key: one[key] for key in ("from", "layer", "to", "target")}
         for order, share in enumerate(one["orders"]):
             row |= {f"order {order}{_end(key)}": value for key, value in share.items()}
+        row |= {f"order {len(one['orders']) + k}, not used": v for k, v in enumerate(one["unused"])}
         row |= {f"left{_end(key)}": value for key, value in one["left"].items()}
         pairs.append(row | {key: one[key] for key in ("floor", "ceiling", "again")})
 
@@ -125,7 +126,7 @@ def _end(key: str) -> str:
 
 def _csv(rows: list[dict]) -> bytes:
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else [])
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)))
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue().encode("utf-8", "replace")

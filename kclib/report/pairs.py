@@ -35,7 +35,11 @@ class Pair:
         ``"a"`` or ``"b"``.
     tap, target_tap : str
     orders : list of (float, float, float)
-        Shares of Var(x*) that orders 0, 1, ... bring, lowest first, each with its interval.
+        Shares of Var(x*) that orders 0, 1, ... bring, lowest first, each with its interval; up to
+        the order after which least is left of held-out items.
+    unused : list of float
+        Shares that the orders above those bring. Of few items and many channels they may be far
+        below 0 on other items, so these orders are no part of what accounts for the target.
     left : (float, float, float)
         The share that is left, with its interval; 95 % over held-out items.
     floor : float
@@ -64,6 +68,7 @@ class Pair:
     tap: str
     target_tap: str
     orders: list[tuple[float, float, float]]
+    unused: list[float]
     left: tuple[float, float, float]
     floor: float
     ceiling: float | None
@@ -182,16 +187,16 @@ class Fits:
     def pair(self, number: int) -> Pair:
         """Fit one of the pairs and what it is compared with, and score what is left."""
         one, other, tap, target = self.pairs[number]
-        evaluation, left = self._fit(number, one, tap)
+        evaluation, left, unused = self._fit(number, one, tap)
         intervals = evaluation.intervals(seed=self.sides.seed)
         shares = [*evaluation.explained, evaluation.residual]
         numbers = [(s, *ends) for s, ends in zip(shares, intervals, strict=True)]
-        floor, _ = self._fit(number, other, target, order=0)
+        floor = self._fit(number, other, target, order=0)[0].residual
         ceiling = again = reference = None
         if (f"{one} untrained", tap) in self.features:
             ceiling = self._fit(number, f"{one} untrained", tap)[0].residual
         if (f"{other} again", target) in self.features:
-            usual, reference = self._fit(number, f"{other} again", target)
+            usual, reference, _ = self._fit(number, f"{other} again", target)
             again = usual.residual
         items = self.sides.shown["a"]
         labels = [items.labels[k] for k in self.held_out] if items.labels else []
@@ -202,7 +207,7 @@ class Fits:
             if (shown := picture(self.sides.prepared(other, [self.held_out[k]]))) is not None:
                 pictures[k] = shown
         return Pair(
-            one, other, tap, target, numbers[:-1], numbers[-1], floor.residual, ceiling, again,
+            one, other, tap, target, numbers[:-1], unused, numbers[-1], floor, ceiling, again,
             spots, pictures,
         )  # fmt: skip
 
@@ -229,15 +234,18 @@ class Fits:
         return {(key, tap): found[f"{key}/{tap}"] for key, tap in needed}
 
     def _fit(self, number: int, source: str, tap: str, **changed):
-        """Return the evaluation on held-out items, and what is left of them, (N, C, H, W)."""
+        """Return how held-out items are split, what is left of them, and shares of unused orders.
+
+        Orders are used up to the one after which least is left, (N, C, H, W), of held-out items.
+        """
         _, other, _, target = self.pairs[number]
         how = self.how | changed
         name = f"{source}/{tap} to {other}/{target} {sorted(how.items())}"
-        name = "fit " + hashlib.sha256(name.encode()).hexdigest()[:16]
+        name = "pair " + hashlib.sha256(name.encode()).hexdigest()[:16]
         if (had := self.kept.get(name)) is not None:
-            tensors, _ = had
+            tensors, record = had
             left = tensors.pop("left over")
-            return Evaluation.from_tensors(tensors), left
+            return Evaluation.from_tensors(tensors), left, record["unused"]
         said = f"fit {number + 1} of {len(self.pairs)}: "
         said += f"{TITLES[source]} {tap} to {TITLES[other]} {target}"
         x, y = _sized(self.features[source, tap]), self.features[other, target]
@@ -247,15 +255,22 @@ class Fits:
         )  # fmt: skip
         x, y = x[self.fitted :], y[self.fitted :]
         tested = made.evaluate(x, y)
+        variances = [float(part.variance()) for part in tested.left]
+        used = variances.index(min(variances)) + 1
+        unused = tested.explained[used:]
+        tested = Evaluation(
+            tested.target, tested.components[:used], tested.left[used - 1], tested.left[:used]
+        )
+        chains = made.disentangler.chains[:used]
         with torch.no_grad():
             left = torch.cat(
                 [
-                    part_y - made.disentangler(resample(part_x, y.shape[2:]))
+                    part_y - sum(chain(resample(part_x, y.shape[2:])) for chain in chains)
                     for part_x, part_y in zip(x.split(_SPLIT), y.split(_SPLIT), strict=True)
                 ]
             )
-        self.kept.put(name, tested.tensors() | {"left over": left}, {})
-        return tested, left
+        self.kept.put(name, tested.tensors() | {"left over": left}, {"unused": unused})
+        return tested, left, unused
 
 
 def _sized(x: torch.Tensor) -> torch.Tensor:
