@@ -30,6 +30,8 @@ LAYERS = "layers"  # that of every layer of one network by every layer of anothe
 GROWTH = "growth"  # that of fits and comparisons of growing size
 #: How the algorithms grow with a quantity, in the end: exponents of time and of memory.
 OWN = {"images": (1, 0), "channels": (3, 2), "side": (2, 2), "layers": (2, 2)}
+#: A fit returns the moments of each image, from which its intervals come.
+OWN_OF_FITS = OWN | {"images": (1, 1)}
 _GROWTH = (
     "Time, above, and memory, below, against the number of images, of channels, the side of maps "
     "and the number of layers, on log axes: fits with 3 x 3 and with 1 x 1 kernels, comparisons. "
@@ -245,6 +247,11 @@ def series(result: Result) -> Iterator[tuple[str, str, list, dict[str, list[floa
         yield work, quantity, [row[quantity] for row in rows], took
 
 
+def own(work: str, quantity: str) -> tuple[int, int]:
+    """Return the exponents of time and of memory that a work's algorithm has in the end."""
+    return (OWN_OF_FITS if work.startswith("fit") else OWN)[quantity]
+
+
 def exponent(values: list[float], took: list[float]) -> float:
     """Return the slope on log axes of the last three values, where the start counts little."""
     at, of = ([math.log(number) for number in numbers[-3:]] for numbers in (values, took))
@@ -262,10 +269,10 @@ def growth(benches: dict[str, dict[str, Result]]) -> str:
     above = []
     for work, quantity, values, took in series(found[0]):
         cells = [f"{work}: {quantity}", f"{values[0]:,} to {values[-1]:,}"]
-        for name, own in zip(took, OWN[quantity], strict=True):
+        for name, least in zip(took, own(work, quantity), strict=True):
             slope = exponent(values, took[name])
-            cells.append(f"{slope:.2f} ({own})")
-            above.append((slope - own, f"{name} of {work} with {quantity}"))
+            cells.append(f"{slope:.2f} ({least})")
+            above.append((slope - least, f"{name} of {work} with {quantity}"))
         lines.append(f"| {' | '.join(cells)} |")
     most, where = max(above)
     had, held = found[0].provenance, found[0].provenance.parameters
@@ -293,11 +300,11 @@ def growing(result: Result) -> Figure:
     looks = dict(zip(works, marks, strict=False))
     for work, quantity, values, took in series(result):
         colour, mark = looks[work]
-        for row, own in enumerate(OWN[quantity]):
+        for row, slope in enumerate(own(work, quantity)):
             axes, numbers = grid[row][[*OWN].index(quantity)], [*took.values()][row]
             axes.plot(values, numbers, mark, color=colour, label=work, markersize=4)
-            own_line = [numbers[-1] * (value / values[-1]) ** own for value in values[-3:]]
-            axes.plot(values[-3:], own_line, "--", color=colour, linewidth=0.8)
+            line = [numbers[-1] * (value / values[-1]) ** slope for value in values[-3:]]
+            axes.plot(values[-3:], line, "--", color=colour, linewidth=0.8)
             axes.set(xscale="log", yscale="log")
             axes.set_xticks(values, [f"{value:,}" for value in values], rotation=40, fontsize=8)
             axes.minorticks_off()
