@@ -219,7 +219,7 @@ def _fetched(given: str, get: Callable):
     except InputError:
         raise
     except Exception as error:
-        first = (str(error).strip().splitlines() or [""])[0]
+        first = (str(error).strip().splitlines() or [""])[0].rstrip(".")
         raise InputError(
             f"{given} could not be loaded: {type(error).__name__}: {first}. If its hub is out of "
             "reach, give a file of weights (--weights-a, --weights-b), or random ones."
