@@ -1,4 +1,5 @@
-# The graph: networks that notebooks share, then notebooks, then the book.
+# The graph: networks that notebooks share, then notebooks, then the book. Networks that take less time
+# than starting a job are made by the notebooks.
 #
 #     snakemake --cores 2 --config profile=quick
 #
@@ -50,8 +51,9 @@ def source(name):
 
 
 def entries(members):
-    """Return the files of networks in the store."""
-    return expand(f"{FOLDER}/{{key}}/{{file}}", key=map(GRAPH.key, members), file=ENTRY)
+    """Return the files in the store of those networks that have a job of their own."""
+    keys = [GRAPH.key(member) for member in members if str(member) in GRAPH.jobs]
+    return expand(f"{FOLDER}/{{key}}/{{file}}", key=keys, file=ENTRY)
 
 
 def results(names):
@@ -151,6 +153,7 @@ rule notebook:
     params:
         store=lambda wildcards, input: store(input.networks),
         results=lambda wildcards, output: Path(output.result[0]).parents[1],
+        made_from=lambda wildcards: list(map(GRAPH.key, GRAPH.needed.get(wildcards.name, []))),
         code=lambda wildcards: used_code(wildcards.name),
         source=lambda wildcards: digest(source(wildcards.name)),
         recorded=lambda wildcards: recorded(wildcards.name),
@@ -179,6 +182,7 @@ rule comparison:
     output:
         notebook=f"{RUNS}/{NOTEBOOK.name}",
     params:
+        made_from=list(map(GRAPH.key, GRAPH.needed[NOTEBOOK.stem])),
         code=used_code(NOTEBOOK.stem),
         source=digest(source(NOTEBOOK.stem)),
     threads: 1

@@ -186,8 +186,8 @@ def clone(tmp_path):
 
 def test_what_the_profile_names_first_comes_first(clone):
     """The Snakefile gives earlier artefacts, and networks before their notebook, more priority."""
-    found = planned("smoke", clone, clone)
-    artefacts = list(profiles.load("smoke").artefacts)
+    found = planned("quick", clone, clone)
+    artefacts = list(profiles.load("quick").artefacts)
     priorities = [found[name] for name in artefacts]
     assert priorities == sorted(priorities, reverse=True) and len(set(priorities)) == len(artefacts)
     assert max(found.values()) not in priorities  # networks come first

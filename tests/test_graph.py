@@ -2,10 +2,10 @@
 
 import pytest
 
-from kclib.book import graph, profiles
+from kclib.book import graph, profiles, records
 from kclib.book.graph import Graph, Job
 
-SMOKE = profiles.load("smoke")
+SMOKE, QUICK = profiles.load("smoke"), profiles.load("quick")
 
 
 @pytest.fixture
@@ -52,14 +52,29 @@ def test_of_a_job_that_is_not_recorded_much_is_asked():
 
 
 def test_every_job_of_a_profile_is_there_with_its_needs():
-    found = Graph(SMOKE)
-    assert set(SMOKE.artefacts) < set(found.jobs) == set(found.value)
+    found = Graph(QUICK)
+    assert set(QUICK.artefacts) < set(found.jobs) < set(found.value)
     for name, job in found.jobs.items():
         for needed in job.needs:
             assert needed in found.jobs
             # What is needed first is wanted first, but for a notebook that another one waits for.
-            assert found.value[needed] > found.value[name] or needed in SMOKE.artefacts
+            assert found.value[needed] > found.value[name] or needed in QUICK.artefacts
     assert set(map(str, found.networks.values())) == set(found.jobs) - set(found.needed)
+
+
+def test_a_network_that_takes_less_than_a_start_has_no_job_of_its_own():
+    result = records.recorded("check_groups", "quick")
+    trained = result.provenance.networks
+    assert trained and all(one["training_seconds"] < graph.SHORT for one in trained.values())
+    jobs = Graph(QUICK).jobs
+    assert not trained.keys() & jobs.keys() and not jobs["check_groups"].needs
+    assert "vgg16_all_0" in jobs["table1_instability"].needs
+    assert "vgg16_all_0_pruned0.8" not in jobs and "vgg16_all_0" in jobs["fig4_compression"].needs
+
+
+def test_a_network_of_which_nothing_is_recorded_has_a_job(monkeypatch):
+    monkeypatch.setattr(records, "recorded", lambda *_: None)
+    assert "groups_plain_all_0" in Graph(QUICK).jobs
 
 
 def test_times_are_those_that_were_recorded():

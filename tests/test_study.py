@@ -558,6 +558,23 @@ def test_a_fit_that_was_in_the_store_counts_with_the_time_that_it_took(refining)
     assert took > 0
 
 
+def test_training_a_network_counts_with_the_network_and_not_with_the_run(monkeypatch):
+    usual = classifier.train
+
+    def slow(*words, **options):
+        time.sleep(3)
+        return usual(*words, **options)
+
+    monkeypatch.setattr(classifier, "train", slow)
+    made = begin()
+    made.images("train", "vgg16")  # they may have to be drawn first
+    made._began = time.perf_counter()
+    made.network(Member("vgg16", 12))
+    assert (
+        records.read(recorded(made)).provenance.run_seconds < 3 < time.perf_counter() - made._began
+    )
+
+
 def test_parts_can_be_hidden_from_network_a_alone():
     made = begin()
     a, b = Member("vgg16", 0), Member("vgg16", 5)

@@ -5,6 +5,7 @@ The Snakefile runs it. What a job takes is what recorded runs say of it.
 
 import heapq
 import math
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -25,6 +26,9 @@ AFTER = {
 }
 #: What the notebook of `kclib compare` compares where nothing is named.
 COMPARED = (Member("vgg16", 0), Member("vgg16", 0, pruned=0.8))
+#: Seconds of training, as recorded, below which a network has no job of its own: starting one takes
+#: as long. The notebook that needs it first makes it.
+SHORT = 5
 #: What a cluster is asked for, in units of what was recorded, and at least: another processor is
 #: slower, and every job starts a Snakemake and a Python first.
 MARGIN, LEAST_MINUTES, LEAST_GB = {"time": 3, "memory": 1.5}, 10, 2
@@ -89,10 +93,11 @@ class Graph:
 
     @cached_property
     def networks(self) -> dict[str, Member]:
-        """All networks by key in the store; of photographs, keys need to know their files."""
+        """Networks with a job of their own, by key; of photographs, keys need to know the files."""
         found: dict[str, Member] = {}
         for member in dict.fromkeys(one for needed in self.needed.values() for one in needed):
-            found.setdefault(self.key(member), member)
+            if str(member) in self.jobs:
+                found.setdefault(self.key(member), member)
         return found
 
     def key(self, member: Member) -> str:
@@ -119,16 +124,20 @@ class Graph:
             for name, network in had.networks.items():
                 seconds[name] = network["training_seconds"]
                 memory[name] = max(had.peak_memory, memory.get(name, 0))
+
+        def own(members: Iterable[Member | None]) -> list[str]:
+            return [str(m) for m in members if m and seconds.get(str(m), SHORT) >= SHORT]
+
         found = {}
         for name, needed in self.needed.items():
             for member in needed:
-                made_from = (str(member.origin),) if member.origin else ()
-                job = str(member)
-                found[job] = Job(made_from, seconds.get(job), memory.get(job))
+                for job in own([member]):
+                    made_from = tuple(own([member.origin]))
+                    found[job] = Job(made_from, seconds.get(job), memory.get(job))
             before = [other for other in AFTER.get(name, ()) if other in self.needed]
             had = results.get(name)
             found[name] = Job(
-                (*map(str, needed), *before), had and had.run_seconds, had and had.peak_memory
+                (*own(needed), *before), had and had.run_seconds, had and had.peak_memory
             )
         return found
 

@@ -250,11 +250,14 @@ class Workshop:
     ----------
     fits : dict of str to (dict, bool)
         Of each fit or tail that this workshop gave, by key: its record, and if it was in the store.
+    training_seconds : float
+        That the networks took which were not in the store.
     """
 
     store: Store
     device: str
     fits: dict[str, tuple[dict, bool]] = field(default_factory=dict)
+    training_seconds: float = 0.0
     _images: dict[str, ImageSet] = field(default_factory=dict)
     _features: dict[tuple, torch.Tensor] = field(default_factory=dict)  # read last comes last
 
@@ -294,9 +297,11 @@ class Workshop:
             makers = {"trained": trained, "pruned": pruned, "born_again": born_again}
             make_it = makers[plan.makers[0]]
             model = self.network(origin)[0] if origin is not None else None
-            checkpoint = unfinished / "checkpoint.safetensors"
+            checkpoint, began = unfinished / "checkpoint.safetensors", time.perf_counter()
             with self._working(plan) as how:
-                return make_it(settings, given, model, checkpoint=checkpoint, **how)
+                made = make_it(settings, given, model, checkpoint=checkpoint, **how)
+            self.training_seconds += time.perf_counter() - began
+            return made
 
         tensors, record = self.store.make(self.store.path(plan.kind, plan.key), make)
         model = networks.build(

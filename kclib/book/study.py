@@ -395,7 +395,7 @@ class Study:
             networks=used,
             fits=self._workshop.fits,
             device=self.device,
-            run_seconds=time.perf_counter() - self._began,
+            run_seconds=time.perf_counter() - self._began - self._workshop.training_seconds,
         )
         result = records.Result(
             artefact=self.artefact,
