@@ -1,11 +1,12 @@
 """Two runs of one profile: where their results differ by more than rounding explains.
 
 ``python tests/numbers/comparison.py REFERENCE VARIANT ...`` chooses the tolerances: it takes
-folders of results of the same code, the variants computed by other kernels, e.g. with
-``ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=COMPATIBLE`` in the environment, and
-writes into ``tolerances.yaml``, for each field, twice the largest deviation from the reference,
-and the claims whose verdicts such a change may turn. bfloat16 needs no variant: the profile
-computes in float32 throughout.
+folders of results of the same code, the variants computed on another processor or by other
+kernels, e.g. with ``ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=COMPATIBLE`` in the
+environment, and writes into ``tolerances.yaml``, for each field, twice the largest deviation from
+the reference, and the claims whose verdicts such a change may turn. What stands there, called for
+by other machines, stays if it is more. bfloat16 needs no variant: the profile computes in float32
+throughout.
 """
 
 import math
@@ -81,9 +82,9 @@ def differences(reference: records.Result, other: records.Result, tolerances: di
     return said
 
 
-def chosen(reference: Path, variants: list[Path]) -> dict:
-    """Return the tolerances that the variants call for."""
-    fields, choices, claims = {}, {}, {}
+def chosen(reference: Path, variants: list[Path], had: dict) -> dict:
+    """Return the tolerances that the variants call for, on top of those that there are."""
+    fields, choices, claims = (dict(had.get(name, {})) for name in ("fields", "choices", "claims"))
     for path in sorted(reference.glob("*.json")):
         own = records.read(path)
         for variant in variants:
@@ -103,15 +104,17 @@ def chosen(reference: Path, variants: list[Path]) -> dict:
                 choices[own.artefact] = sorted(known | turned)
             for one, two in zip(own.claims, other.claims, strict=True):
                 if one.verdict != two.verdict:
-                    claims.setdefault(one.id, sorted({one.verdict, two.verdict}))
+                    known = set(claims.get(one.id, []))
+                    claims[one.id] = sorted(known | {one.verdict, two.verdict})
     return {"fields": fields, "choices": choices, "claims": claims}
 
 
 if __name__ == "__main__":
     first, *others = map(Path, sys.argv[1:])
+    had = yaml.safe_load(FILE.read_text()) if FILE.exists() else {}
     FILE.write_text(
-        "# Written by comparison.py from runs of the smoke profile by other kernels: twice the\n"
-        "# largest deviation of each field; fields that a measured number chooses (the best\n"
-        "# epoch); claims whose verdicts such a change turns.\n"
-        + yaml.safe_dump(chosen(first, others), sort_keys=True)
+        "# Written by comparison.py from runs of the smoke profile on other processors or by\n"
+        "# other kernels: twice the largest deviation of each field; fields that a measured\n"
+        "# number chooses (the best epoch); claims whose verdicts such a change turns.\n"
+        + yaml.safe_dump(chosen(first, others, had), sort_keys=True)
     )
