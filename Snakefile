@@ -6,8 +6,9 @@
 # A network's place in the store is keyed by all it depends on, code included, so its rule needs no
 # inputs: what is there is up to date. A notebook runs again when its code, its networks, the code of
 # a module that it imports, or a committed result that it shows has changed. Of jobs that could
-# begin, the one begins that belongs to the artefact named first in the profile, so that a time
-# budget goes to what is wanted most.
+# begin, the one with the longest chain of jobs after it begins, so that the whole is soon done; where
+# results are recorded, the one that belongs to the artefact named first in the profile, so that a
+# time budget goes to what is wanted most.
 import hashlib
 import json
 import os
@@ -72,6 +73,11 @@ def job(wildcards):
     return wildcards.get("name") or str(GRAPH.networks[wildcards.key])
 
 
+def priority(wildcards):
+    """Say how soon a job is wanted."""
+    return round((GRAPH.value if config.get("record") else GRAPH.chains)[job(wildcards)])
+
+
 def used_code(name):
     """Digest the code of kclib that a notebook uses."""
     return code.digest_of_source("\n".join(source(name)))
@@ -130,7 +136,7 @@ rule network:
     params:
         member=lambda wildcards: GRAPH.networks[wildcards.key],
         store=lambda wildcards, output: store(output),
-    priority: lambda wildcards: GRAPH.value[job(wildcards)]
+    priority: priority
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: GRAPH.jobs[job(wildcards)].megabytes(attempt),
@@ -157,7 +163,7 @@ rule notebook:
         code=lambda wildcards: used_code(wildcards.name),
         source=lambda wildcards: digest(source(wildcards.name)),
         recorded=lambda wildcards: recorded(wildcards.name),
-    priority: lambda wildcards: GRAPH.value[job(wildcards)]
+    priority: priority
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: GRAPH.jobs[job(wildcards)].megabytes(attempt),

@@ -1,7 +1,7 @@
 """The front of the book and of the repository: ``python book/front.py`` renews what is committed.
 
-The picture that explains the idea (``book/idea.svg``) and the sentences of the README are files
-of the repository, so that they can be seen there; a test says whether they are up to date.
+The picture that explains the idea (``book/idea.svg``) and the findings and times of the README are
+files of the repository, so that they can be seen there; a test says whether they are up to date.
 """
 
 import re
@@ -14,12 +14,16 @@ import numpy as np
 import pages
 
 from kclib.atomic import replace_file
-from kclib.book import environment
+from kclib.book import environment, graph, profiles
 from kclib.book.records import Result
 
 ROOT = Path(__file__).parent.parent
 PICTURE, README = ROOT / "book" / "idea.svg", ROOT / "README.md"
-MARKS = ("<!-- findings: written by book/front.py -->", "<!-- end of the findings -->")
+#: Where the README has what is written here.
+MARKS = {
+    "findings": ("<!-- findings: written by book/front.py -->", "<!-- end of the findings -->"),
+    "times": ("<!-- times: written by book/front.py -->", "<!-- end of the times -->"),
+}
 #: ColorBrewer's RdBu, its ends and its middle, as in the book's figures.
 BLUE, WHITE, RED = (np.array(c, float) for c in ((33, 102, 172), (247, 247, 247), (178, 24, 43)))
 FONT = "font-family='system-ui, sans-serif'"
@@ -177,12 +181,40 @@ def chart(results: dict[str, dict[str, Result]]) -> str:
     )
 
 
+def times(results: dict[str, Result]) -> str:
+    """Return what ``make book`` takes on a few cores, through its graph, from recorded times."""
+    found = graph.Graph(profiles.load("quick"))
+    had = [result.provenance for result in results.values()]
+    cores = (2, 4, 8)
+    minutes = [f"{found.simulated(count, found.chains) / 60:.0f} min" for count in cores]
+    dates = " to ".join(sorted({min(one.date for one in had), max(one.date for one in had)}))
+    processors = ", ".join(sorted({one.hardware["processor"] for one in had}))
+    memory = max(one.peak_memory for one in had)
+    return "\n".join(
+        [
+            f"| | {' | '.join(f'{count} cores' for count in cores)} |",
+            f"| --- |{' --- |' * len(cores)}",
+            f"| `make book`, from an empty store | {' | '.join(minutes)} |",
+            "",
+            f"Simulated from the recorded times of its jobs ({processors}, {dates}, some beside",
+            f"other work), each of one thread and at most {memory:.1f} GB. Installing the packages",
+            "and building the pages come on top.",
+            "",
+        ]
+    )
+
+
 def readme(text: str, results: dict[str, dict[str, Result]]) -> str:
-    """Return the README with the sentences that results have now."""
+    """Return the README with the sentences and times that results have now."""
     found = findings.listed(findings.findings(results), "en", "notebooks/{}.ipynb")
-    start, end = MARKS
-    fresh = f"{start}\n![{ALTERNATIVE}](book/idea.svg)\n\n{found}{end}"
-    return re.sub(f"{re.escape(start)}.*?{re.escape(end)}", lambda _: fresh, text, flags=re.S)
+    fresh = {
+        "findings": f"![{ALTERNATIVE}](book/idea.svg)\n\n{found}",
+        "times": times(results["quick"]),
+    }
+    for name, (start, end) in MARKS.items():
+        before, rest = text.split(start)
+        text = f"{before}{start}\n{fresh[name]}{end}{rest.split(end)[1]}"
+    return text
 
 
 def recorded() -> dict[str, dict[str, Result]]:
@@ -200,7 +232,7 @@ def write(folder: Path, results: dict[str, dict[str, Result]]) -> None:
 
 
 def main() -> None:
-    """Renew the committed picture and sentences."""
+    """Renew the committed picture and the README."""
     replace_file(PICTURE, idea(explorer.panels()[0]).encode())
     replace_file(README, readme(README.read_text(), recorded()).encode())
 

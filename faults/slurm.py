@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "scontrol", "squeue", "scancel", "sbatch")
+PREFIX = "slurm-"  # of the folder of its files
 #: Where all of Slurm's programs look, also those that its jobs call.
 PLACE = Path("/etc/slurm/slurm.conf")
 SETTINGS = """\
@@ -133,7 +134,7 @@ class Slurm:
 @contextmanager
 def running_slurm() -> Iterator[Slurm]:
     """Run a Slurm while the block does."""
-    with tempfile.TemporaryDirectory(prefix="slurm-") as folder:
+    with tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
         slurm = Slurm(Path(folder))
         try:
             slurm.start()
@@ -164,7 +165,8 @@ def drained(slurm: Slurm, _job: str) -> None:
 
 def needed() -> str:
     """Return what this machine lacks for the test, or nothing."""
-    if PLACE.is_symlink() and not PLACE.exists():
+    left = PLACE.is_symlink() and PLACE.readlink().parent.name.startswith(PREFIX)
+    if left and not any(process.name() == "slurmctld" for process in psutil.process_iter()):
         PLACE.unlink()  # a test that was killed left it
     if missing := [name for name in PROGRAMS if shutil.which(name) is None]:
         return f"{', '.join(missing)} (apt-get install munge slurm-wlm)"

@@ -37,6 +37,15 @@ def test_two_places_begin_what_is_wanted_most(made_up, monkeypatch, wanted, seco
     assert made_up.simulated(2) == seconds
 
 
+def test_the_longest_chain_of_jobs_can_begin_first(made_up):
+    """With d of 3 s begun after b: a, c and second take 41 s, and b, first and d beside them 28."""
+    made_up.jobs["d"] = Job((), 3.0, None)
+    chains = {"a": 41, "b": 26, "c": 31, "first": 6, "second": 1, "d": 3}
+    assert made_up.chains == chains
+    late = {name: -seconds for name, seconds in chains.items()}
+    assert made_up.simulated(2, chains) == 41 < made_up.simulated(2, late) == 44
+
+
 def test_a_recorded_job_is_asked_for_with_a_margin_that_grows():
     job = Job((), 3600.0, 4.0)
     assert (job.minutes(), job.megabytes()) == (180, 6000)

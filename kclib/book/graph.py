@@ -75,13 +75,13 @@ class Graph:
     profile : Profile
     needed : dict of str to list of Member
         By notebook, its networks: those of the profile's artefacts and that of `kclib compare`.
-    value : dict of str to int
+    value : dict of str to float
         How soon each job is wanted: the highest first, in the order of the profile's artefacts.
     """
 
     profile: Profile
     needed: dict[str, list[Member]] = field(default_factory=dict)
-    value: dict[str, int] = field(default_factory=dict)
+    value: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self):
         for name, needs in self.profile.artefacts.items():
@@ -149,29 +149,42 @@ class Graph:
         """Return the seconds of all jobs, one after the other."""
         return sum(job.seconds or 0 for job in self.jobs.values())
 
+    @cached_property
+    def chains(self) -> dict[str, float]:
+        """The seconds of the longest chain of jobs that begins with each.
+
+        If those with the longest begin first, none runs alone for long at the end.
+        """
+        later: dict[str, list[str]] = {name: [] for name in self.jobs}
+        for name, job in self.jobs.items():
+            for needed in job.needs:
+                later[needed].append(name)
+        found: dict[str, float] = {}
+
+        def chain(name: str) -> float:
+            if name not in found:
+                seconds = self.jobs[name].seconds or 0
+                found[name] = seconds + max(map(chain, later[name]), default=0)
+            return found[name]
+
+        return {name: chain(name) for name in self.jobs}
+
     def critical(self) -> float:
         """Return the seconds of the longest chain of jobs: no cluster is faster."""
-        ends: dict[str, float] = {}
+        return max(self.chains.values())
 
-        def end(name: str) -> float:
-            if name not in ends:
-                job = self.jobs[name]
-                ends[name] = (job.seconds or 0) + max(map(end, job.needs), default=0)
-            return ends[name]
-
-        return max(map(end, self.jobs))
-
-    def simulated(self, places: int) -> float:
+    def simulated(self, places: int, wanted: dict[str, float] | None = None) -> float:
         """Return the seconds that all jobs take on some places, each for one job at a time.
 
         A place that is free takes, of the jobs that can begin, the one that is wanted most, as
-        Snakemake does.
+        Snakemake does: by default as `value` says.
         """
+        wanted = self.value if wanted is None else wanted
         waiting = {name: set(job.needs) for name, job in self.jobs.items()}
         running: list[tuple[float, str]] = []
         now = 0.0
         while waiting or running:
-            ready = sorted((n for n in waiting if not waiting[n]), key=lambda n: -self.value[n])
+            ready = sorted((n for n in waiting if not waiting[n]), key=lambda n: -wanted[n])
             for name in ready[: places - len(running)]:
                 heapq.heappush(running, (now + (self.jobs[name].seconds or 0), name))
                 del waiting[name]
