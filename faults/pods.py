@@ -155,7 +155,7 @@ class Kubernetes:
         host, port = self._objects.get_host_and_port()
         given = {"aws_access_key_id": "me", "aws_secret_access_key": "-"}
         objects = boto3.resource("s3", endpoint_url=f"http://{host}:{port}", **given)
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         for one in objects.Bucket("book").objects.filter(Prefix=prefix):
             one.Object().download_file(folder / Path(one.key).name)
 
