@@ -347,8 +347,14 @@ def test_items_come_from_lists_packs_arrays_loaders_and_functions(
 
     array = np.random.default_rng(0).normal(size=(40, 3, 16, 16)).astype(np.float32)
     np.save(tmp_path / "array.npy", array)
-    save_file({"x": torch.from_numpy(array)}, tmp_path / "named.safetensors")
+    save_file({"x": torch.from_numpy(array)}, tmp_path / "alone.safetensors")
+    np.savez(tmp_path / "alone.npz", images=array)
+    save_file(
+        {"x": torch.from_numpy(array), "y": torch.zeros(40, 2)}, tmp_path / "named.safetensors"
+    )
     assert items.items_of(tmp_path / "array.npy").get([1, 5]).shape == (2, 3, 16, 16)
+    for name in ("alone.safetensors", "alone.npz"):  # the one input, however it is called
+        assert items.items_of(tmp_path / name).get([1, 5]).shape == (2, 3, 16, 16)
     assert items.items_of(tmp_path / "named.safetensors").get([1])["x"].shape == (1, 3, 16, 16)
     assert items.items_of(f"{nets}:images").kind == "tensor"
     labels = torch.arange(40)

@@ -75,9 +75,9 @@ def items_of(given, *, fewest: int = FEWEST) -> Items:
     given
         A folder of images, whose sub-folders are classes; a folder of texts (``.txt``); a list
         file, a path a line, a class after a tab if there are any; a pack (``.npz`` of JPEG files)
-        or arrays (``.npy``, ``.npz``, ``.safetensors``); ``file.py:function`` or
-        ``package.module:function``, which returns what follows; a tensor or array, a tuple or dict
-        of those, a `Dataset` or a `DataLoader`.
+        or arrays (``.npy``, ``.npz``, ``.safetensors``), several in a file being inputs by
+        name; ``file.py:function`` or ``package.module:function``, which returns what follows; a
+        tensor or array, a tuple or dict of those, a `Dataset` or a `DataLoader`.
     fewest : int
         Fewer items are refused.
 
@@ -275,7 +275,7 @@ def read_text(file: Path) -> str | None:
 def _of_arrays(path: Path) -> Items:
     try:
         if path.suffix == ".safetensors":
-            return _of_tensors(load_file(path), str(path))
+            return _of_tensors(_sole(load_file(path)), str(path))
         if path.suffix == ".npy":
             arrays = np.load(path, mmap_mode="r", allow_pickle=False)
         else:
@@ -293,7 +293,13 @@ def _of_arrays(path: Path) -> Items:
     for array in arrays.values() if isinstance(arrays, dict) else (arrays,):
         if array.dtype.kind not in "biufc":
             raise InputError(f"{path} holds {array.dtype}; allowed: arrays of numbers.")
-    return _of_tensors(arrays, str(path))
+    return _of_tensors(_sole(arrays), str(path))
+
+
+def _sole(arrays):
+    """Return what stands alone in a file without its name: the one input of any network."""
+    alone = isinstance(arrays, dict) and len(arrays) == 1
+    return next(iter(arrays.values())) if alone else arrays
 
 
 def _of_pack(arrays: dict, path: Path) -> Items:
