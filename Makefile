@@ -139,7 +139,7 @@ record: .venv/.installed $(if $(CLUSTER)$(STORAGE),.venv/.cluster) ## run all no
 # The tests have their own store, so that they start from what they make themselves. Paths are
 # absolute because a notebook's kernel works in the notebook's folder. The book comes before nbval:
 # it trains the networks that the notebooks share, in parallel. A run that it would meet there is
-# met first.
+# met first. In the browser, one file's tests, page by page, take nearly all of the time.
 test: export KC_STORE := $(CURDIR)/book/_build/test/store
 test: export KC_PROFILE := smoke
 test: export KC_DEVICE := cpu
@@ -147,7 +147,7 @@ test: lint ## check style, code, the book (profile smoke), its numbers and pages
 	@$(WITH_VENV) $(ALONE) true
 	$(PYTEST) tests kclib --ignore tests/numbers --ignore tests/browser
 	$(WITH_VENV) $(SNAKEMAKE) --config profile=smoke
-	$(PYTEST) tests/numbers tests/browser
+	$(PYTEST) --dist worksteal tests/numbers tests/browser
 	KC_RESULTS="$(CURDIR)/book/_build/test/results" KC_PROGRESS=/dev/null $(PYTEST) --timeout=0 \
 	    --nbval --nbval-current-env --nbval-cell-timeout=600 --nbval-sanitize-with notebooks/nbval.cfg \
 	    notebooks/*.ipynb
