@@ -62,7 +62,9 @@ def say(began: float, what: str) -> None:
 
 def work_in(folder: Path, short: bool) -> Work:
     """Return what is run, in a new copy of the repository."""
-    return works.record(folder) if short else works.book(folder, os.cpu_count())
+    work = works.record(folder) if short else works.book(folder, os.cpu_count())
+    work.forget()  # recorded times too: without them every network has a job of its own
+    return work
 
 
 def through_slurm(folder: Path, expected: dict, short: bool) -> None:
