@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, wait
 from pathlib import Path
 
 import pods
@@ -24,7 +24,8 @@ import slurm
 import works
 from works import Work
 
-PATIENCE = 300  # seconds until a job begins
+#: Seconds until another job begins: a group of networks takes minutes, beside other jobs.
+PATIENCE = 1200
 
 
 class Failed(Exception):
@@ -112,9 +113,14 @@ def main() -> int:
                 pool.submit(run, folder / name, expected, given.short)
                 for name, run in clusters.items()
             ]
+            wait(parts)
     except Failed as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:  # which the parts, of the same terminal, end by too
+        works.end()
+        print("interrupted.", file=sys.stderr)
+        return 130
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     status = 0

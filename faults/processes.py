@@ -14,6 +14,8 @@ def begun_by(process: subprocess.Popen) -> set[psutil.Process]:
     What is stopped begins nothing, so that none is missed.
     """
     found: set[psutil.Process] = set()
+    if process.poll() is not None:  # its number may be another's by now
+        return found
     with suppress(psutil.NoSuchProcess):
         waiting = {psutil.Process(process.pid)}
         while waiting:

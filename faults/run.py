@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -340,10 +340,18 @@ def main() -> int:
                 pool.submit(one, table, folder, kills, short=given.short)
                 for one in (partial(of_book, cores=given.cores), of_records, of_compare)
             ]
+            try:
+                wait(running)
+            except KeyboardInterrupt:
+                works.end()  # else its threads would go on
+                raise
         for one in running:
             one.result()
     except Broken as error:
         table.broken.append(str(error))
+    except KeyboardInterrupt:
+        print("interrupted: nothing is recorded.", file=sys.stderr)
+        return 130
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     for what in table.broken:

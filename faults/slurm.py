@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -91,7 +91,11 @@ class Slurm:
         self._running["slurmd"].wait()
 
     def stop(self) -> None:
-        """End all three programs."""
+        """End what is left of jobs, and all three programs."""
+        for how in (["--state=PENDING"], ["--signal=KILL", "--full"]):
+            self.ask("scancel", "--user=root", *how)
+        with suppress(TimeoutError):
+            self.wait_until(lambda: not self.ask("squeue", "-h"), "no job is left", 30)
         for process in reversed(self._running.values()):
             process.send_signal(signal.SIGTERM)
             try:
@@ -128,7 +132,10 @@ class Slurm:
 
     def _start(self, *words: str) -> None:
         with open(self.folder / f"{words[0]}.out", "a") as file:
-            self._running[words[0]] = subprocess.Popen(words, stdout=file, stderr=file)
+            # In a session of its own: Ctrl-C would end it before its jobs are.
+            self._running[words[0]] = subprocess.Popen(
+                words, stdout=file, stderr=file, start_new_session=True
+            )
 
 
 @contextmanager

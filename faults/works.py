@@ -6,11 +6,13 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import processes
 import yaml
 from PIL import Image
 
@@ -34,6 +36,23 @@ def first():
 def second():
     return small(2)
 """
+
+
+_begun: list[subprocess.Popen] = []
+_ended = threading.Event()
+_beginning = threading.Lock()
+
+
+class Ended(Exception):
+    """A work was to begin after `end`."""
+
+
+def end() -> None:
+    """Kill all works that run, and let none begin any more."""
+    with _beginning:
+        _ended.set()
+    for process in _begun:
+        processes.kill(process)
 
 
 @dataclass
@@ -72,8 +91,10 @@ class Work:
 
     def start(self) -> subprocess.Popen:
         """Begin; what it says is kept for `said`."""
-        with open(self.folder / self.log, "w") as file:
-            return subprocess.Popen(
+        with _beginning, open(self.folder / self.log, "w") as file:
+            if _ended.is_set():
+                raise Ended(self.name)
+            process = subprocess.Popen(
                 self.command,
                 cwd=self.folder,
                 env=os.environ | self.environment,
@@ -82,6 +103,8 @@ class Work:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+            _begun.append(process)
+            return process
 
     def run(self) -> int:
         """Run to the end, and return the exit status."""

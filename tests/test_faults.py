@@ -71,6 +71,39 @@ def test_a_refusal_is_one_line_and_no_traceback(work):
         list(run.refused_or_same(work("echo other > out"), EXPECTED, mend))
 
 
+PROGRAM = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+sys.path[:0] = [{faults!r}]
+import works
+
+work = works.Work("a script", Path.cwd(), ["sh", "-c", "sleep 77 & touch begun; wait"], dict)
+
+
+def again_and_again():
+    while True:
+        work.run()
+
+
+with ThreadPoolExecutor() as pool:
+    running = pool.submit(again_and_again)
+    while not Path("begun").exists():
+        pass
+    works.end()
+print(type(running.exception()).__name__)
+"""
+
+
+def test_works_that_run_are_killed_and_none_begins_any_more(tmp_path):
+    program = PROGRAM.format(faults=str(ROOT / "faults"))
+    said = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert said.stdout == "Ended\n", said.stderr
+
+
 TREE = (
     "import subprocess, sys, time\n"
     "subprocess.Popen(['sh', '-c', 'sleep 77 & wait'], start_new_session=True)\n"
