@@ -37,7 +37,18 @@ def kill(process: subprocess.Popen) -> None:
         with suppress(psutil.NoSuchProcess):
             one.kill()
     process.wait()
-    psutil.wait_procs(found, timeout=60)
+    wait(found, 60)
+
+
+def wait(found: set[psutil.Process], seconds: float) -> bool:
+    """Wait until none of some processes runs; return whether that came in time.
+
+    One that has ended and is only not yet asked for its status holds nothing any more.
+    """
+    late = time.monotonic() + seconds
+    while (runs := any(map(alive, found))) and time.monotonic() < late:
+        time.sleep(0.05)
+    return not runs
 
 
 def end(process: subprocess.Popen, grace: float) -> bool:
@@ -53,16 +64,12 @@ def end(process: subprocess.Popen, grace: float) -> bool:
         with suppress(psutil.NoSuchProcess):
             one.send_signal(signal.SIGTERM)
             one.resume()
-    late = time.monotonic() + grace
-    while any(map(alive, found)) and time.monotonic() < late:
-        process.poll()
-        time.sleep(0.1)
-    in_time = not any(map(alive, found))
+    in_time = wait(found, grace)
     for one in found:
         with suppress(psutil.NoSuchProcess):
             one.kill()
     process.wait()
-    psutil.wait_procs(found, timeout=60)
+    wait(found, 60)
     return in_time
 
 
