@@ -41,10 +41,7 @@ def kill(process: subprocess.Popen) -> None:
 
 
 def wait(found: set[psutil.Process], seconds: float) -> bool:
-    """Wait until none of some processes runs; return whether that came in time.
-
-    One that has ended and is only not yet asked for its status holds nothing any more.
-    """
+    """Wait until none of some processes runs; return whether that came in time."""
     late = time.monotonic() + seconds
     while (runs := any(map(alive, found))) and time.monotonic() < late:
         time.sleep(0.05)
@@ -74,9 +71,13 @@ def end(process: subprocess.Popen, grace: float) -> bool:
 
 
 def alive(process: psutil.Process) -> bool:
-    """Return whether a process still runs."""
+    """Return whether a process still runs, or holds files.
+
+    One that has ended, but was not yet asked for its status, holds them while it has threads.
+    """
     with suppress(psutil.NoSuchProcess):
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        ended = process.status() == psutil.STATUS_ZOMBIE and process.num_threads() < 2
+        return process.is_running() and not ended
     return False
 
 

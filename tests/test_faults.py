@@ -1,5 +1,6 @@
 """The faults program finds out what did not survive: tried on works that do, and that do not."""
 
+import fcntl
 import random
 import subprocess
 import sys
@@ -118,6 +119,33 @@ def test_what_a_command_began_is_killed_with_it_in_sessions_of_its_own_too():
     begun = psutil.Process(process.pid).children(recursive=True)
     processes.kill(process)
     assert process.returncode == -9 and not psutil.wait_procs(begun, timeout=10)[1]
+
+
+HOLDER = """
+import fcntl, sys, threading, time
+held = open("lock", "w")
+fcntl.flock(held, fcntl.LOCK_EX)
+def much():
+    large = bytearray(20_000_000)
+    time.sleep(77)
+for _ in range(12):
+    threading.Thread(target=much, daemon=True).start()
+time.sleep(0.2)
+print("locked", flush=True)
+time.sleep(77)
+"""
+
+
+@pytest.mark.parametrize("_again", range(4))
+def test_what_was_killed_holds_no_lock_any_more(tmp_path, _again):
+    """Threads of a process may outlive it for a moment, with its files."""
+    (tmp_path / "holder.py").write_text(HOLDER)
+    command = ["sh", "-c", f"{sys.executable} holder.py & wait"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"locked\n"
+    processes.kill(process)
+    with open(tmp_path / "lock") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @pytest.mark.parametrize(("deaf", "in_time"), [("", True), ("trap '' TERM; ", False)])
