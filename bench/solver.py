@@ -245,7 +245,7 @@ def run(profile: str | None, pairs: list[str] | None, cap: float, seeds: int = 1
         common = {"features": f"{network} {tap}", "test_images": len(test[0])} | size
         measured = compare(train, test, cap, workshop.device, seeds=seeds)
         rows = list(told(common | row for row in measured))
-        used = {str(m): (plan, workshop.network(plan)[1]) for m, plan in planned.items()}
+        used = {str(m): (plan, workshop.record(plan)) for m, plan in planned.items()}
         given = {"cap": cap}
         yield record(known, workshop, f"{network}_{tap}", rows, given, used, began)
     began = time.perf_counter()

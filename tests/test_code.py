@@ -41,7 +41,7 @@ def package(tmp_path, monkeypatch):
     (tmp_path / "book").mkdir()
 
     def forget():
-        for remembers in (code.digest, code._definitions, code._known, code._tree):
+        for remembers in (code.digest, code._read, code._definitions, code._known, code._tree):
             remembers.cache_clear()
 
     def write(changes):

@@ -356,8 +356,8 @@ def test_kclib_network_ends_in_words(tmp_path, capsys, monkeypatch, words):
 
     monkeypatch.setattr(
         Workshop,
-        "network",
-        lambda *_: (None, dict.fromkeys(("test_accuracy", "train_accuracy"), 0.5)),
+        "record",
+        lambda *_: dict.fromkeys(("test_accuracy", "train_accuracy"), 0.5),
     )
     ends_in_words(capsys, ["network", *words])
 

@@ -54,6 +54,12 @@ def test_members_are_read_from_what_they_are_written_as():
     assert Member("vgg16", 0, pruned=0.9).origin == Member("vgg16", 0)
     assert Member("vgg16", 0, born=2).origin == Member("vgg16", 0, born=1)
     assert Member("vgg16", 0).origin is None
-    for wrong in ({"pruned": 1.2}, {"born": -1}, {"born": 1, "pruned": 0.5}):
+    for wrong in (
+        {"seed": 10**20},
+        {"pruned": 1.2},
+        {"born": -1},
+        {"born": 10**6},
+        {"born": 1, "pruned": 0.5},
+    ):
         with pytest.raises(InputError, match="allowed"):
-            Member("vgg16", 0, **wrong)
+            Member("vgg16", **{"seed": 0} | wrong)

@@ -47,21 +47,28 @@ def digest(module: str, name: str) -> str:
 
 def digest_of_source(source: str) -> str:
     """Digest what Python source, such as a notebook's, uses of kclib; not the source itself."""
-    tree = ast.parse(source)
-    return _digest(set(_named(tree, _imports(tree, None))))
+    nodes = [*ast.walk(ast.parse(source))]
+    return _digest(set(_named(nodes, _imports(nodes, None))))
 
 
 def reached(start: set[Place]) -> dict[Place, str]:
     """Return the code of some definitions and of all that they use of kclib."""
     found, waiting = {}, set(start)
     while waiting:
-        place = module, name = waiting.pop()
-        if place in found or module in _NEUTRAL:
-            continue
-        node = _definitions(module)[name]
-        found[place] = ast.unparse(node)
-        waiting |= set(_named(node, _known(module) | _imports(node, module)))
+        place = waiting.pop()
+        if place not in found and place[0] not in _NEUTRAL:
+            found[place], used = _read(place)
+            waiting |= used
     return found
+
+
+@cache  # for what one thing reaches, nearly all others reach too
+def _read(place: Place) -> tuple[str, set[Place]]:
+    """Return the code of a definition, and the definitions of kclib that it names."""
+    module, name = place
+    node = _definitions(module)[name]
+    nodes = [*ast.walk(node)]
+    return ast.unparse(node), set(_named(nodes, _known(module) | _imports(nodes, module)))
 
 
 def _digest(start: set[Place]) -> str:
@@ -69,10 +76,10 @@ def _digest(start: set[Place]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
-def _named(node: ast.AST, known: dict[str, tuple[str, str | None]]) -> Iterator[Place]:
+def _named(nodes: list[ast.AST], known: dict[str, tuple[str, str | None]]) -> Iterator[Place]:
     """Yield the definitions of kclib that some code names, given what names mean in it."""
-    attributes = {id(one.value): one for one in ast.walk(node) if isinstance(one, ast.Attribute)}
-    for one in ast.walk(node):
+    attributes = {id(one.value): one for one in nodes if isinstance(one, ast.Attribute)}
+    for one in nodes:
         if isinstance(one, ast.Name) and one.id in known:
             chain, inner = [], one  # of a.b.c, the names after a
             while (inner := attributes.get(id(inner))) is not None:
@@ -115,7 +122,8 @@ def _definitions(module: str) -> dict[str, ast.AST]:
 @cache
 def _known(module: str) -> dict[str, tuple[str, str | None]]:
     """Return what the names at the top of a module stand for, its own and imported ones."""
-    return {one: (module, one) for one in _definitions(module)} | _imports(_tree(module), module)
+    imported = _imports([*ast.walk(_tree(module))], module)
+    return {one: (module, one) for one in _definitions(module)} | imported
 
 
 @cache
@@ -140,10 +148,10 @@ def _is_module(module: str) -> bool:
     return _file(module).exists()
 
 
-def _imports(node: ast.AST, module: str | None) -> dict[str, tuple[str, str | None]]:
+def _imports(nodes: list[ast.AST], module: str | None) -> dict[str, tuple[str, str | None]]:
     """Return the modules of kclib, or names in them, that a module's imports bind, by name."""
     found = {}
-    for one in ast.walk(node):
+    for one in nodes:
         if isinstance(one, ast.ImportFrom) and (origin := _origin(one, module)) is not None:
             for alias in one.names:
                 inner = f"{origin}.{alias.name}".lstrip(".")

@@ -233,7 +233,7 @@ def train_network(member: str, profile: str | None = None) -> dict:
         Its name.
     """
     known = profiles.load(parameters.checked({"profile": profile})["profile"])
-    return Workshop.usual().network(plans.network(known, Member.parse(member)))[1]
+    return Workshop.usual().record(plans.network(known, Member.parse(member)))
 
 
 @dataclass
@@ -259,6 +259,7 @@ class Workshop:
     fits: dict[str, tuple[dict, bool]] = field(default_factory=dict)
     training_seconds: float = 0.0
     _images: dict[str, ImageSet] = field(default_factory=dict)
+    _records: dict[str, dict] = field(default_factory=dict)
     _features: dict[tuple, torch.Tensor] = field(default_factory=dict)  # read last comes last
 
     @classmethod
@@ -285,30 +286,45 @@ class Workshop:
             self._images[plan.key] = ImageSet.of_parts(*made)
         return self._images[plan.key]
 
-    def network(self, plan: Plan) -> tuple[nn.Module, dict]:
-        """Return a network of its own, in evaluation mode, and its record."""
-        origin = plan.needs.get("origin")
+    def record(self, plan: Plan) -> dict:
+        """Return the record of a network, which is made if it is not in the store."""
+        if plan.key not in self._records:
+            self._network(plan)
+        return self._records[plan.key]
+
+    def network(self, plan: Plan) -> nn.Module:
+        """Return a network of its own, in evaluation mode, which is made if need be."""
+        tensors = self._network(plan)
         settings = plan.settings
-        given = {split: self.images(plan.needs[split]) for split in sources.SPLITS}
+        classes = _classes(settings, self._training(plan))
+        model = networks.build(**settings["architecture"], classes=classes, seed=settings["seed"])
+        model.load_state_dict(tensors)
+        return model.eval()
+
+    def _training(self, plan: Plan) -> dict[str, ImageSet]:
+        return {split: self.images(plan.needs[split]) for split in sources.SPLITS}
+
+    def _network(self, plan: Plan) -> dict[str, torch.Tensor]:
+        """Make or read the weights of a network, and keep its record."""
+        origin = plan.needs.get("origin")
+        given = self._training(plan)
         if origin is not None:
-            self.network(origin)  # before the lock
+            self.record(origin)  # before the lock
 
         def make(unfinished: Path) -> Made:
             makers = {"trained": trained, "pruned": pruned, "born_again": born_again}
             make_it = makers[plan.makers[0]]
-            model = self.network(origin)[0] if origin is not None else None
+            model = self.network(origin) if origin is not None else None
             checkpoint, began = unfinished / "checkpoint.safetensors", time.perf_counter()
             with self._working(plan) as how:
-                made = make_it(settings, given, model, checkpoint=checkpoint, **how)
+                made = make_it(plan.settings, given, model, checkpoint=checkpoint, **how)
             self.training_seconds += time.perf_counter() - began
             return made
 
-        tensors, record = self.store.make(self.store.path(plan.kind, plan.key), make)
-        model = networks.build(
-            **settings["architecture"], classes=_classes(settings, given), seed=settings["seed"]
+        tensors, self._records[plan.key] = self.store.make(
+            self.store.path(plan.kind, plan.key), make
         )
-        model.load_state_dict(tensors)
-        return model.eval(), record
+        return tensors
 
     def features(self, network: Plan, images: Plan, tap: str, group: str | None) -> torch.Tensor:
         """Return features, float32 (N, C, H, W); those asked for last are kept and shared."""
@@ -316,7 +332,7 @@ class Workshop:
         if key in self._features:
             found = self._features.pop(key)
         else:
-            model, _ = self.network(network)
+            model = self.network(network)
             with progress.bar(f"features at {tap}") as show:
                 how = {"device": self.device, "progress": show}
                 found = features(model, self.images(images), tap, group, **how)
@@ -329,7 +345,7 @@ class Workshop:
         """Return a fitted disentangler with its measures."""
         tap, group = plan.settings["taps"], plan.settings["group"]
         for side in ("a", "b"):
-            self.network(plan.needs[side])  # before the lock
+            self.record(plan.needs[side])  # before the lock
 
         def read(side: str, split: str) -> torch.Tensor:
             return self.features(plan.needs[side], plan.needs[f"{side} {split}"], tap[side], group)
@@ -372,7 +388,7 @@ class Workshop:
 
         def make(_unfinished: Path) -> Made:
             with self._working(plan) as how:
-                return tail(plan.settings, self.network(b)[0], labels, inputs, **how)
+                return tail(plan.settings, self.network(b), labels, inputs, **how)
 
         tensors, record = self._made(plan, make)
         return Refinement(record["history"], tensors["hits"], tuple(record["train_accuracy"]))
@@ -392,7 +408,7 @@ class Workshop:
 
     def _map_size(self, network: Plan, images: Plan, tap: str) -> tuple[int, int]:
         image = self.images(images).subset([0])
-        found = features(self.network(network)[0], image, tap, None, device=self.device)
+        found = features(self.network(network), image, tap, None, device=self.device)
         return found.shape[2], found.shape[3]
 
 

@@ -9,6 +9,7 @@ from . import profiles
 
 #: Subsets of the training images that a network may learn from; of "none", it is as initialised.
 SUBSETS = ("all", "first-half", "second-half", "none")
+_LARGEST_SEED, _LAST_GENERATION = 10**7, 100
 
 
 @dataclass(frozen=True)
@@ -20,13 +21,14 @@ class Member:
     name : str
         The network's name in the profile.
     seed : int
-        Of initialisation and training.
+        Of initialisation and training, 0 to ten millions.
     subset : str
         Of the training images, those that it learned from: one of `SUBSETS`.
     pruned : float
         Share of each layer's weights (0 to below 1) that was then pruned away.
     born : int
-        Generation: 0 learned from labels alone, each later one from the one before it too.
+        Generation, 0 to 100: 0 learned from labels alone, each later one from the one before it
+        too.
     """
 
     name: str
@@ -36,10 +38,14 @@ class Member:
     born: int = 0
 
     def __post_init__(self):
+        if not 0 <= self.seed <= _LARGEST_SEED:
+            raise InputError(f"seed is {self.seed}; allowed: 0 to {_LARGEST_SEED}.")
         if not 0 <= self.pruned < 1:
             raise InputError(f"pruned is {self.pruned}; allowed: 0 to below 1.")
-        if self.born < 0 or (self.born and self.pruned):
-            raise InputError(f"born is {self.born}; allowed: 0 or more, and 0 if pruned.")
+        if not 0 <= self.born <= _LAST_GENERATION or (self.born and self.pruned):
+            raise InputError(
+                f"born is {self.born}; allowed: 0 to {_LAST_GENERATION}, and 0 if pruned."
+            )
 
     def __str__(self) -> str:
         pruned = f"_pruned{self.pruned:g}" if self.pruned else ""

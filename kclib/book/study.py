@@ -86,16 +86,16 @@ class Study:
 
     def network(self, member: Member) -> tuple[nn.Module, dict]:
         """Return a trained network and its record, training it if it is not in the store."""
-        made, record = self._workshop.network(plans.network(self.profile, member))
-        self._used[member] = record
-        for origin in member.origins:
-            self._note(origin)
-        return made, record
+        record = self._note(member)
+        return self._workshop.network(plans.network(self.profile, member)), record
 
-    def _note(self, member: Member) -> None:
-        """Have a network made, and recorded as one that was used."""
+    def _note(self, member: Member) -> dict:
+        """Have a network made, and recorded as one that was used; return its record."""
         if member not in self._used:
-            self.network(member)
+            self._used[member] = self._workshop.record(plans.network(self.profile, member))
+            for origin in member.origins:
+                self._note(origin)
+        return self._used[member]
 
     def accuracies(self, members: Iterable[Member]) -> list[dict]:
         """Return, for each network, what it was trained on and the share of images it gets right.
@@ -105,7 +105,7 @@ class Study:
         """
         rows = []
         for member in members:
-            _, record = self.network(member)
+            record = self._note(member)
             row = {
                 "network": member.name,
                 "trained on": member.subset,
