@@ -37,11 +37,38 @@ def test_importing_kclib_adds_nothing_of_the_book():
         "import sys, torch.hub\n"  # which takes tqdm where it is installed
         "before = set(sys.modules)\n"
         "import kclib\n"
+        "kclib.Disentangler, kclib.fit, kclib.compare\n"
         "print(*{name.split('.')[0] for name in set(sys.modules) - before})\n" + USE
     ).splitlines()
     assert "kclib" in added.split()
     assert set(added.split()) & set(HEAVY) == set()
     assert shape == "(2, 3)"
+
+
+def test_what_takes_torch_is_imported_when_it_is_asked_for():
+    before, after, unknown = python(
+        "import sys, kclib, kclib.__main__\n"
+        "print('torch' in sys.modules, {*kclib.__all__} <= {*dir(kclib)})\n"
+        "print(*(getattr(kclib, one).__name__ for one in [*kclib.__all__, 'planted']))\n"
+        "print(hasattr(kclib, 'fitt'))\n"
+    ).splitlines()
+    assert before == "False True"
+    assert after == "Comparison Disentangler Fit compare fit kclib.planted"
+    assert unknown == "False"
+
+
+def test_a_module_whose_packages_are_missing_says_so():
+    assert (
+        python(
+            "import sys, kclib\n"
+            "sys.modules['torch'] = None\n"
+            "try:\n"
+            "    kclib.measures\n"
+            "except ImportError as error:\n"
+            "    print(error.name)\n"
+        )
+        == "torch\n"
+    )
 
 
 def test_kclib_imports_where_torchvisions_library_does_not_and_nothing_of_the_book_is_there():
@@ -51,8 +78,8 @@ def test_kclib_imports_where_torchvisions_library_does_not_and_nothing_of_the_bo
         "def fail(_):\n"
         "    raise OSError('undefined symbol')\n"
         "torch.ops.load_library = fail\n"
-        "import kclib\n"
-        "print(kclib.declare_missing_operators())\n"  # once more: nothing is declared twice
+        "import kclib, torchvision\n"
+        "print(kclib.compatibility.declare_missing_operators())\n"  # nothing is declared twice
         "print(torch.ops.torchvision.nms.default._schema)\n" + USE
     ).splitlines()
     assert declared == "True"
