@@ -29,7 +29,14 @@ class _BeforeTorchvision:
 
 
 def prepare_torchvision() -> None:
-    """Have the missing operators declared when torchvision is imported, if it is not yet."""
+    """Have the missing operators declared when torchvision is imported, if it is not yet.
+
+    Examples
+    --------
+    `import kclib` does it:
+
+    >>> prepare_torchvision()
+    """
     if "torchvision" not in sys.modules and _BeforeTorchvision not in sys.meta_path:
         sys.meta_path.insert(0, _BeforeTorchvision)
 

@@ -111,7 +111,7 @@ def test_a_refusal_in_a_terminal_is_one_line_and_exit_status_2(tmp_path):
     [
         ("-m kclib network x", "kclib.book.profiles"),
         ("notebooks/run.py x", "papermill"),
-        ("notebooks/run.py x", "torchvision"),
+        ("notebooks/run.py x", "torch"),
     ],
 )
 def test_ctrl_c_during_the_imports_is_one_line_and_exit_status_130(tmp_path, words, module):
