@@ -12,7 +12,7 @@ import performance
 import yaml
 
 from kclib.atomic import replace_file
-from kclib.book import parameters, profiles, records
+from kclib.book import environment, parameters, profiles, records
 from kclib.book.claims import Claim, Outcome, check, of, registry
 from kclib.book.graph import Graph
 from kclib.book.records import Result
@@ -260,7 +260,7 @@ def cluster(nodes: tuple[int, ...] = (1, 8, 64)) -> str:
     heads = ["profile", "jobs recorded", "one after the other", "longest chain"]
     heads += [f"nodes: {count}" for count in nodes] + ["most memory of a job"]
     lines = [f"| {' | '.join(heads)} |", "|" + " --- |" * len(heads)]
-    for name in profiles.names():
+    for name in environment.profile_names():
         found = Graph(profiles.load(name))
         if len(recorded := found.recorded()) > len(found.jobs) / 2:
             hours = [found.total(), found.critical(), *map(found.simulated, nodes)]

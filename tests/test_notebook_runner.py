@@ -21,6 +21,7 @@ from jupyter_client.connect import LocalPortCache
 from jupyter_client.manager import KernelManager
 
 from kclib.book import pictures, profiles
+from kclib.book.environment import profile_names
 from kclib.errors import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -106,12 +107,29 @@ def test_a_refusal_in_a_terminal_is_one_line_and_exit_status_2(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_waits_for_a_kernel_needs_no_torch():
+    code = (
+        "import sys\n"
+        "sys.modules['torch'] = None\n"  # its import fails
+        "import run\n"
+        "print(run.check('table1_instability', {'profile': 'smoke', 'seed': '3'}))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'notebooks'}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "{'profile': 'smoke', 'seed': 3}\n"
+
+
 @pytest.mark.parametrize(
     ("words", "module"),
     [
         ("-m kclib network x", "kclib.book.profiles"),
         ("notebooks/run.py x", "papermill"),
-        ("notebooks/run.py x", "torch"),
+        ("notebooks/run.py x", "kclib.book.parameters"),
     ],
 )
 def test_ctrl_c_during_the_imports_is_one_line_and_exit_status_130(tmp_path, words, module):
@@ -358,7 +376,7 @@ def test_fig1_says_whose_photographs_it_shows(fig1):
     caption = figure.figure.caption.split("Images: ")[1]
     for part in caption.split("; "):
         [name] = [name for name in called if called[name] in part]
-        for profile in profiles.names():
+        for profile in profile_names():
             assert (profiles.load(profile).data.name == name) == (profile in part)
     assert "CUB-200-2011" in figure.image.alt
 

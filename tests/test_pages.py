@@ -12,7 +12,7 @@ import pytest
 import yaml
 from made_up import a_claim, a_result, an_outcome
 
-from kclib.book import claims, environment, profiles, records, verdicts
+from kclib.book import claims, environment, records, verdicts
 from kclib.errors import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -138,7 +138,7 @@ def test_every_table_has_as_many_cells_in_each_row_as_columns(results, page):
 
 
 def test_collect_puts_the_profile_first_that_tells_most(tmp_path, registered):
-    names = [*reversed(profiles.names()), "a-reader-s-own"]
+    names = [*reversed(environment.profile_names()), "a-reader-s-own"]
     for name in names:
         records.write(a_result(name, claims=[an_outcome(FIRST, id="a")]), tmp_path)
     found = pages.collect([tmp_path / name for name in names])
@@ -156,7 +156,7 @@ def test_collect_puts_the_profile_first_that_tells_most(tmp_path, registered):
 
 
 def test_every_shipped_profile_is_explained():
-    found = {name: {"table0": a_result(name)} for name in profiles.names()}
+    found = {name: {"table0": a_result(name)} for name in environment.profile_names()}
     assert "your own" not in pages.summary(found)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from kclib import networks
-from kclib.book import parameters, profiles
+from kclib.book import environment, parameters, profiles
 from kclib.errors import InputError
 from kclib.training.classifier import RECIPES
 
@@ -160,13 +160,13 @@ def test_a_network_changes_single_fields_of_its_recipe():
     assert changed == replace(plain, epochs=3, augment=False)
 
 
-@pytest.mark.parametrize("name", profiles.names())
+@pytest.mark.parametrize("name", environment.profile_names())
 def test_every_artefact_of_every_profile_is_a_notebook(name):
     assert profiles.load(name).name == name
     assert profiles.load(name).artefacts.keys() == {path.stem for path in NOTEBOOKS}
 
 
-@pytest.mark.parametrize("name", profiles.names())
+@pytest.mark.parametrize("name", environment.profile_names())
 def test_every_tap_of_every_profile_exists(name):
     profile = profiles.load(name)
     wanted = set()

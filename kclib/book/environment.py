@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from platformdirs import user_cache_path
 
 from ..atomic import writable
@@ -28,6 +27,8 @@ _CLONE = Path(__file__).parents[2]
 _IN_CLONE = (_CLONE / "results" / "paper.json").exists()
 #: Recorded results, which are committed; they are there in a clone of the repository only.
 RECORDED = _CLONE / "results"
+#: The files of the profiles.
+PROFILES = Path(__file__).parent / "profiles"
 
 #: Folders that variables name, and the errors that are about them.
 _FOLDERS = {
@@ -108,6 +109,11 @@ def profile() -> str:
     return os.environ.get("KC_PROFILE") or "quick"
 
 
+def profile_names() -> list[str]:
+    """Return the names of all profiles."""
+    return sorted(path.stem for path in PROFILES.glob("*.yaml"))
+
+
 def device() -> str:
     """Return the device to compute on.
 
@@ -116,6 +122,8 @@ def device() -> str:
     InputError
         If there is no such device.
     """
+    import torch  # here, because it takes seconds, and paths need none
+
     named = os.environ.get("KC_DEVICE")
     if not named:
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -136,4 +144,6 @@ def use_one_thread() -> None:
     gradient of a ResNet's strided 1 x 1 convolutions, channels last.
     """
     if "OMP_NUM_THREADS" not in os.environ:
+        import torch
+
         torch.set_num_threads(1)

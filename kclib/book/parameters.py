@@ -1,8 +1,7 @@
 """The parameters that notebooks may have: their types and ranges, checked before anything runs."""
 
-from ..disentangler import NORMS
 from ..errors import InputError, choose
-from . import environment, profiles
+from . import environment
 
 #: Name: (type, lowest, highest, meaning).
 NUMBERS = {
@@ -48,8 +47,10 @@ def checked(given: dict) -> dict:
 def _checked_one(name: str, value):
     if name == "profile":
         value = value or environment.profile()
-        return choose("profile", value, profiles.names())
+        return choose("profile", value, environment.profile_names())
     if name == "norm":
+        from ..disentangler import NORMS  # here, because torch takes seconds
+
         return choose("norm", value, NORMS)
     choose("parameter", name, ["profile", "norm", *NUMBERS])
     if name in OPTIONAL and value in (None, "None"):

@@ -1,6 +1,5 @@
 """Profiles: which data, networks and efforts a run of the book uses."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
@@ -18,8 +17,8 @@ from ..images import alterations
 from ..images.creatures import PART_NAMES
 from ..networks import ARCHITECTURES
 from ..training.classifier import RECIPES, Recipe
+from . import environment
 
-_FOLDER = Path(__file__).parent / "profiles"
 #: How the two networks of a pair differ (Table 1's two halves).
 CONDITIONS = ("initialisations", "halves")
 #: Creatures, published data sets, and mixtures of them, whose images are of all their classes.
@@ -150,11 +149,6 @@ class Profile(_Strict):
         return self.networks[choose("network", network, self.networks)].data or self.data
 
 
-def names() -> list[str]:
-    """Return the names of all profiles."""
-    return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
-
-
 def load(name: str) -> Profile:
     """Load a profile by name.
 
@@ -163,7 +157,7 @@ def load(name: str) -> Profile:
     InputError
         If there is no such profile, or a field of it is unknown or out of range.
     """
-    path = _FOLDER / f"{choose('profile', name, names())}.yaml"
+    path = environment.PROFILES / f"{choose('profile', name, environment.profile_names())}.yaml"
     return parse(path.read_text(), name)
 
 
