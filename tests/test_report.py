@@ -75,6 +75,11 @@ def nets(tmp_path):
     return tmp_path / "nets.py"
 
 
+def takes_grey(kind: str) -> nn.Module:
+    first = [nn.Conv2d(1, 4, 3)] if kind == "maps" else [nn.Flatten(), nn.Linear(256, 8)]
+    return nn.Sequential(*first, nn.ReLU())
+
+
 # --- every layer from every other ---
 
 
@@ -553,6 +558,68 @@ def test_what_does_not_fit_is_refused_in_one_line(nets, pictures, name, options,
     with pytest.raises(InputError, match=message) as refused:
         kclib.compare(f"{nets}:{name}", f"{nets}:two", pictures, **options)
     assert len(str(refused.value).splitlines()) == 1
+
+
+def test_where_no_layer_can_be_read_the_reason_is_said():
+    volumes = nn.Sequential(nn.Conv3d(1, 4, 3), nn.ReLU())
+    with pytest.raises(
+        InputError, match="no layer of A .* can be read: .*3, 4, 6, 6, 6"
+    ) as refused:
+        kclib.compare(volumes, volumes, torch.rand(40, 1, 8, 8, 8))
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_what_a_network_takes_of_pictures_is_told_where_it_fails_on_them(pictures):
+    four = nn.Sequential(nn.Conv2d(4, 4, 3))
+    with pytest.raises(InputError, match="to have 4 channels.*Images were normalised.*--size"):
+        kclib.compare(four, four, pictures, order=0)
+
+
+@pytest.mark.parametrize("kind", ["maps", "rows"])
+def test_a_network_of_one_channel_sees_the_mean_of_three(kind, pictures, tmp_path):
+    net = takes_grey(kind)
+    found = kclib.compare(net, net, pictures, order=0)
+    assert found.networks["a"]["input"] == "1 × 16 × 16"
+    assert found.networks["a"]["preprocessing"].endswith("the mean of its channels")
+    expected = features.normalised(pictures).mean(1, keepdim=True)
+    shown = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in pictures]
+    assert torch.equal(models.model_of(net, sized=True).prepare(shown), expected)
+    assert torch.equal(models.model_of(net, kind="tensor").prepare(pictures), expected)
+    as_it_is = expected.contiguous()
+    assert models.model_of(net, kind="tensor").prepare(as_it_is) is as_it_is
+
+
+@pytest.mark.parametrize("first", [3, 1])
+def test_of_several_layers_that_could_be_the_first_one_of_three_channels_counts(first, pictures):
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.last = nn.Linear(4, 2)  # a square
+            self.gate, self.conv = nn.Conv2d(first, 1, 1), nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            return self.last(self.conv(x).mean((2, 3)))
+
+    assert kclib.compare(Odd(), Odd(), pictures, order=0).networks["a"]["input"] == "3 × 16 × 16"
+
+
+def test_pictures_in_arrays_may_have_their_channels_anywhere(pictures):
+    grey = pictures[:, :1]
+    for whole, others in {
+        pictures: [pictures.permute(0, 2, 3, 1)],
+        grey.expand(-1, 3, -1, -1): [grey, grey[:, 0], grey.permute(0, 2, 3, 1)],
+    }.items():
+        expected = items.items_of(whole).get([5])[0]
+        for given in others:
+            shown = items.items_of(given.numpy())
+            assert shown.kind == "image" and shown.sized
+            assert np.array_equal(shown.get([5])[0], expected)
+
+
+def test_one_layer_is_one_in_words():
+    net = nn.Sequential(nn.Linear(5, 4))
+    sentence = findings.sentences(kclib.compare(net, net, torch.rand(40, 5), order=0))[0]
+    assert sentence.startswith("Of the one layer of B that was read, ")
 
 
 def test_a_comparison_that_was_interrupted_goes_on(pictures, tmp_path, monkeypatch):

@@ -164,6 +164,8 @@ def _overall(found: Comparison, one: str, other: str) -> str:
         f"Of the {len(targets)} layers of {TITLES[other]} that were read, linear maps of the best "
         f"layer of {TITLES[one]} account for {_range([1 - share for share in left])}"
     )
+    if len(targets) == 1:
+        text = text.replace("Of the 1 layers", "Of the one layer").replace("were read", "was read")
     if chance := found.cells.get((f"{one} untrained", other)):
         shares = [1 - chance[tap, target].left for target, tap in best.items()]
         text += f"; of an untrained {TITLES[one]}, for {_range(shares)}"

@@ -354,11 +354,11 @@ def _of_tensors(given, source: str) -> Items:
         elif isinstance(value, torch.Tensor):
             mark.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     names = tuple(f"item {k}" for k in range(count))
-    plain: tuple[int, ...] = given.shape if isinstance(given, torch.Tensor | np.ndarray) else ()
-    if len(plain) == 4 and plain[1] == 3 and "uint8" in str(given.dtype):
+    if isinstance(given, torch.Tensor | np.ndarray) and (axes := _of_pictures(given)):
 
         def one(k: int) -> Image.Image:
-            return Image.fromarray(np.asarray(given[k]).transpose(1, 2, 0))
+            picture = np.asarray(given[k]).transpose(axes)
+            return Image.fromarray(picture.squeeze(2) if picture.shape[2:] == (1,) else picture)
 
         return Items(
             "image",
@@ -367,7 +367,7 @@ def _of_tensors(given, source: str) -> Items:
             (),
             source,
             mark.hexdigest(),
-            lambda index: [*map(one, index)],
+            lambda index: [one(k).convert("RGB") for k in index],
             sized=True,
         )
 
@@ -375,6 +375,18 @@ def _of_tensors(given, source: str) -> Items:
         return inputs.take(given, np.asarray(index))  # one index of torch's is a number to NumPy
 
     return Items("tensor", names, (), (), source, mark.hexdigest(), get)
+
+
+def _of_pictures(given: torch.Tensor | np.ndarray) -> tuple[int, ...]:
+    """Return the axes of a picture, its channels last, if an array holds pictures; else none."""
+    if "uint8" in str(given.dtype):
+        if given.ndim == 3:
+            return 0, 1
+        if given.ndim == 4 and given.shape[1] in (1, 3):
+            return 1, 2, 0
+        if given.ndim == 4 and given.shape[3] in (1, 3):
+            return 0, 1, 2
+    return ()
 
 
 def _of_loader(loader: DataLoader) -> Items:

@@ -110,7 +110,7 @@ def model_of(
         raise InputError(f"size is {size} pixels; allowed: 8 to 4096.")
     if isinstance(given, nn.Module) or not isinstance(given, str):
         network, _ = unwrapped(given)  # which refuses what is no network
-        prepare, said = _usual(size, kind, sized=sized)
+        prepare, said = _usual(size, kind, sized=sized, grey=_takes_grey(network))
         return Model(type(network).__name__, given, prepare, said, lambda: untrained(given))
     hub, _, name = given.partition(":")
     with torch.random.fork_rng(devices=[]):
@@ -163,31 +163,58 @@ def untrained(network: nn.Module) -> nn.Module:
     return fresh.requires_grad_(False)
 
 
+def _takes_grey(network: nn.Module) -> bool:
+    """Say whether a network takes images of one channel, by its first layer that has weights."""
+    layers = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    if channels := [layer.in_channels for layer in layers if isinstance(layer, nn.Conv2d)]:
+        return channels[0] == 1 and 3 not in channels
+    # Of flattened images; three channels of S x S are never a square.
+    return bool(layers) and math.isqrt(layers[0].in_features) ** 2 == layers[0].in_features
+
+
 def _usual(
-    size: int | None, kind: str, transform=None, sized: bool = False
+    size: int | None, kind: str, transform=None, sized: bool = False, grey: bool = False
 ) -> tuple[Callable, str]:
     """Return how items become inputs where a network does not say, and that in words."""
     if kind == "tensor":
-        return _as_given, "as given"
+        said = "as given, images of uint8 normalised as ImageNet's"
+        return _as_given_in_grey if grey else _as_given, said
     if transform is not None:
-        said = "the transform that came with it"
+        said, grey = "the transform that came with it", False
     elif sized and size is None:
         transform, said = _normalised, "normalised as ImageNet's images"
     else:
         transform = _imagenet_transform(size or _SIZE)
         said = f"resized, cropped to {size or _SIZE} px, normalised as ImageNet's images"
-    return lambda images: torch.stack([transform(image) for image in images]), said
+
+    def prepare(images: list) -> torch.Tensor:
+        return torch.stack([transform(image) for image in images])
+
+    if grey:
+        return lambda images: _in_grey(prepare(images)), f"{said}, the mean of its channels"
+    return prepare, said
 
 
 def _normalised(image) -> torch.Tensor:
     return normalised(torch.from_numpy(np.array(image)).permute(2, 0, 1)[None])[0]
 
 
+def _in_grey(images: torch.Tensor) -> torch.Tensor:
+    return images.mean(1, keepdim=True)
+
+
 def _as_given(batch):
     """Return tensors as they are, uint8 images normalised."""
     if isinstance(batch, torch.Tensor) and batch.dtype == torch.uint8:
-        return normalised(batch)
+        if batch.dim() == 4 and batch.shape[1] in (1, 3):
+            return normalised(batch)
     return batch
+
+
+def _as_given_in_grey(batch):
+    """Return tensors as they are, uint8 images normalised, of one channel."""
+    made = _as_given(batch)
+    return made if made is batch else _in_grey(made)
 
 
 def _imagenet_transform(size: int):
@@ -346,7 +373,7 @@ def _of_function(given, weights, size, kind, sized) -> Model:
         network = untrained(network)
     elif weights is not None:
         _put_into(network, _state(weights), weights)
-    prepare, said = _usual(size, kind, transform, sized)
+    prepare, said = _usual(size, kind, transform, sized, _takes_grey(network))
     return Model(given, network, prepare, said, lambda: untrained(network))
 
 

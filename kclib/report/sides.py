@@ -233,6 +233,7 @@ class Sides:
 
     def _taps(self, key: str, named: list[str] | None) -> list[str]:
         model = self.models[key]
+        title = f"{TITLES[key]} ({model.name})"
         if named:
             if len(set(named)) < len(named):
                 raise InputError(f"taps are {', '.join(named)}; allowed: different ones.")
@@ -242,20 +243,18 @@ class Sides:
             return list(named)
         try:
             found = places(model.network, self._first[key], device=self.device)
-        except InputError:
-            raise
+        except InputError as error:
+            raise InputError(f"no layer of {title} can be read: {error}") from None
         except Exception as error:
-            raise InputError(
-                f"{TITLES[key]} ({model.name}) fails on inputs of shape {self._shapes(key)}: "
-                f"{type(error).__name__}: {_first_line(error)}"
-            ) from error
-        chosen = [place.tap for place in found if place.chosen]
-        if not chosen:
-            raise InputError(
-                f"no layer of {TITLES[key]} ({model.name}) can be read without saying how; name "
-                "layers with taps_a or taps_b (--taps-a, --taps-b)."
-            )
-        return chosen
+            said = f"{title} fails on inputs of shape {self._shapes(key)}: "
+            said += f"{type(error).__name__}: {_first_line(error)}"
+            if self.shown[side(key)].kind == "image":
+                said += (
+                    f". Images were {model.preprocessing}; name their size (--size), or a function "
+                    "that returns the network and the transform of PIL images that it needs."
+                )
+            raise InputError(said) from error
+        return [place.tap for place in found if place.chosen]
 
     def _shapes(self, key: str) -> str:
         tensors = [value for _, value in tensors_of(self._first[key])]

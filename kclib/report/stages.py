@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import torch
 from torch import nn
@@ -67,6 +68,11 @@ def places(network: nn.Module, first, *, device="cpu") -> list[Place]:
         A batch as the network is to be given it.
     device : torch.device or str
 
+    Raises
+    ------
+    InputError
+        If there is none; the message says why the last one that was tried is none.
+
     Examples
     --------
     >>> network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 8, 3, 2), nn.ReLU())
@@ -104,7 +110,7 @@ def places(network: nn.Module, first, *, device="cpu") -> list[Place]:
         finally:
             for handle in handles:
                 handle.remove()
-    shapes = {}
+    shapes, refused = {}, "no module in it puts out floating-point numbers."
     for path, (module, found) in seen.items():
         uses = len(found) // 2
         if len(found) % 2 or not path:
@@ -113,8 +119,12 @@ def places(network: nn.Module, first, *, device="cpu") -> list[Place]:
             steps = trail.until(module, 1)
             layout = layouts.recognise(found[0], found[uses], path, steps, module)
             shapes[path] = tuple(layout.maps(found[0], 2, path).shape[1:])
-        except (InputError, KeyError, IndexError):
+        except InputError as error:
+            refused = str(error)
+        except (KeyError, IndexError):
             continue
+    if not shapes:
+        raise InputError(refused)
     chosen = _handful(inner, shapes)
     return [
         Place(
@@ -140,13 +150,12 @@ def _handful(network: nn.Module, shapes: dict[str, tuple]) -> list[str]:
     blocks = [path for path in _blocks(network) if path in shapes]
     order = {path: number for number, path in enumerate(shapes)}
     blocks.sort(key=order.__getitem__)
-    if not blocks:
-        blocks = list(shapes)
+    blocks = blocks or list(shapes)
     maps = [path for path in blocks if shapes[path][1] * shapes[path][2] > 1]
     blocks = maps or blocks
     ends = [
         path
-        for path, after in zip(blocks, [*blocks[1:], None], strict=True)
+        for path, after in zip_longest(blocks, blocks[1:])
         if after is None or shapes[after][1:] != shapes[path][1:]
     ]
     if len(ends) < 3:
