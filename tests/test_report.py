@@ -549,6 +549,7 @@ def test_a_bad_request_is_one_line(words, message, nets, photos, tmp_path, capsy
         ("one", {"pairs": [("0", "9")]}, "a layer that is not read; allowed, of B: "),
         ("fails", {}, r"A \(.*nets.py:fails\) fails on inputs of shape \(3, 3, 16, 16\): Runtime"),
         ("no_numbers", {}, "A's '0' for 48 of 48 items"),
+        ("one", {"pairs": ("0", "2")}, "a pair is '0'; allowed: a list of pairs"),
         ("one", {"order": 9}, "order is 9"),
         ("one", {"size": 3}, "size is 3 pixels"),
     ],

@@ -20,7 +20,7 @@ def forecast(
     order: int,
     kernel_size: int,
 ) -> str:
-    """Say how long reading and fitting will take about, and how much memory.
+    """Say how long reading, solving and fitting will take about, and how much memory.
 
     Examples
     --------
@@ -47,21 +47,22 @@ def forecast(
                 (widest, width), fitted, (size[0], size[1]), order=order, kernel_size=kernel_size
             ).seconds
             fits += (2 + (f"{other} again" in readers)) * one_fit
-    sums = sum(
-        x[0] * y[0] * 8 * len(PARTS)
-        for one, other in directions(readers)
-        for x in readers[one].shapes.values()
-        for y in readers[other].shapes.values()
-    )
+    sums, solving = 0, 0.0
+    for one, other in directions(readers):
+        width = sum(shape[0] for shape in readers[other].shapes.values())
+        for x in readers[one].shapes.values():
+            sums += x[0] * width * 8 * len(PARTS)
+            solving += cost((x[0], width), 0, (1, 1), order=0, kernel_size=1).seconds
     largest = max(
         shape[0] * shape[1] * shape[2] for r in readers.values() for shape in r.shapes.values()
     )
+    memory = (sums + 4 * fitted * largest) / 1e9 + 0.5
     a, b = sides.taps["a"], sides.taps["b"]
     return (
         f"{count:,} items; {len(a)} layers of A, {len(b)} of B. About "
-        f"{in_words(each * (count + fitted))} to read them all, {in_words(fits)} to fit "
-        f"{2 * chosen} pairs; {(sums + 4 * fitted * largest) / 1e9 + 0.5:.1f} GB of memory or disk "
-        "beside the networks."
+        f"{in_words(each * (count + fitted))} to read them all, {in_words(solving)} to solve for "
+        f"all layers, {in_words(fits)} to fit {2 * chosen} pairs; {memory:.1f} GB of memory or "
+        "disk beside the networks."
     )
 
 

@@ -90,6 +90,11 @@ def check(named: list[tuple[str, str]] | None, readers: dict[str, Reader]) -> No
     kclib.errors.InputError: the pair 'layer1', 'layer2' names a layer that is not read; ...
     """
     for both in named or ():
+        if isinstance(both, str) or len(both) != 2:
+            raise InputError(
+                f"a pair is {both!r}; allowed: a list of pairs of taps, of A and of B, such as "
+                "[('layer1', 'layer1')]."
+            )
         for key, tap in zip(("a", "b"), both, strict=True):
             if tap not in readers[key].shapes:
                 raise InputError(

@@ -190,7 +190,7 @@ def _blocks(module: nn.Module, path: str = "") -> list[str]:
         inside = f"{path}.{name}" if path else name
         if (type(child) in _CHAINS and len(child) > 1) or name == trunk:
             found += _blocks(child, inside)
-        elif not re.search("Norm|Pool|Dropout", type(child).__name__):
+        elif not re.search("Norm|Pool|Drop|Flatten|Identity", type(child).__name__):
             found.append(inside)
     return found
 
