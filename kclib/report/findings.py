@@ -160,12 +160,10 @@ def _overall(found: Comparison, one: str, other: str) -> str:
     targets = list(dict.fromkeys(target for _, target in cells))
     best = {target: found.best(one, other, target) for target in targets}
     left = [cells[tap, target].left for target, tap in best.items()]
-    text = (
-        f"Of the {len(targets)} layers of {TITLES[other]} that were read, linear maps of the best "
-        f"layer of {TITLES[one]} account for {_range([1 - share for share in left])}"
-    )
-    if len(targets) == 1:
-        text = text.replace("Of the 1 layers", "Of the one layer").replace("were read", "was read")
+    several = f"Of the {len(targets)} layers of {TITLES[other]} that were read"
+    text = several if len(targets) > 1 else f"Of the one layer of {TITLES[other]} that was read"
+    text += f", linear maps of the best layer of {TITLES[one]} account for "
+    text += _range([1 - share for share in left])
     if chance := found.cells.get((f"{one} untrained", other)):
         shares = [1 - chance[tap, target].left for target, tap in best.items()]
         text += f"; of an untrained {TITLES[one]}, for {_range(shares)}"
