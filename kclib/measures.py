@@ -1,5 +1,6 @@
 """Variances of features and their shares, with bootstrap intervals over images."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -8,6 +9,8 @@ from torch import nn
 
 from .errors import InputError
 from .features import resample
+
+_BLOCK = 256  # images at a time, where something of the size of their features is held meanwhile
 
 
 @dataclass(frozen=True)
@@ -250,6 +253,22 @@ def supported_order(
     return max((k for k, (low, _) in enumerate(intervals) if low > least), default=-1), intervals
 
 
+def centred(feature: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Yield a feature without each channel's mean over all images and positions, in float64.
+
+    It comes some images at a time: all of it at once would be twice as large as what was given.
+
+    Examples
+    --------
+    >>> torch.cat([*centred(torch.tensor([1.0, 3.0])[:, None, None, None])]).flatten().tolist()
+    [-1.0, 1.0]
+    """
+    blocks = feature.split(_BLOCK)
+    mean = torch.cat([block.double().mean((2, 3)) for block in blocks]).mean(0)
+    for block in blocks:
+        yield block.double() - mean[:, None, None]
+
+
 def neighbour_products(feature: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Measure how alike neighbouring positions of a feature are, image by image.
 
@@ -274,14 +293,13 @@ def neighbour_products(feature: torch.Tensor) -> tuple[torch.Tensor, torch.Tenso
     >>> 0.9 < float(products / squares) < 1
     True
     """
-    wide = feature.double()
-    wide = wide - wide.mean((0, 2, 3), keepdim=True)
-    beside = wide[..., :, 1:], wide[..., :, :-1]
-    below = wide[..., 1:, :], wide[..., :-1, :]
-    axes = (1, 2, 3)
-    products = [(one * other).mean(axes) for one, other in (beside, below)]
-    squares = [part.square().mean(axes) for part in (*beside, *below)]
-    return sum(products) / 2, sum(squares) / 4
+    axes, products, squares = (1, 2, 3), [], []
+    for wide in centred(feature):
+        beside = wide[..., :, 1:], wide[..., :, :-1]
+        below = wide[..., 1:, :], wide[..., :-1, :]
+        products.append(sum((one * other).mean(axes) for one, other in (beside, below)) / 2)
+        squares.append(sum(part.square().mean(axes) for part in (*beside, *below)) / 4)
+    return torch.cat(products), torch.cat(squares)
 
 
 def ratio_interval(
@@ -508,7 +526,11 @@ def split(
     >>> list(split(Disentangler(3, 5, order=1), x, target))
     ['target x*', 'x(0)', 'x(1)', 'x_delta']
     """
-    orders = disentangler.decompose(resample(x, target.shape[2:]))  # (K + 1, N, C*, H*, W*)
+    blocks = range(0, len(target), _BLOCK)  # what a decomposition holds meanwhile is larger yet
+    orders = target.new_empty(disentangler.order + 1, *target.shape)  # (K + 1, N, C*, H*, W*)
+    for start in blocks:
+        some = slice(start, start + _BLOCK)
+        orders[:, some] = disentangler.decompose(resample(x[some], target.shape[2:]))
     numbered = {f"x({k})": part for k, part in enumerate(orders)}
     return {"target x*": target, **numbered, "x_delta": target - orders.sum(0)}
 

@@ -4,6 +4,7 @@ import torch
 
 from ..errors import InputError
 from ..features import resample
+from ..measures import centred
 from .datasets import ImageSet
 
 #: What is called head and torso, of Creatures and then of CUB.
@@ -31,8 +32,7 @@ def energy(feature: torch.Tensor) -> torch.Tensor:
     >>> energy(torch.tensor([[[[1.0, 3.0]]]]))
     tensor([[[1., 1.]]], dtype=torch.float64)
     """
-    wide = feature.double()
-    return (wide - wide.mean((0, 2, 3), keepdim=True)).square().mean(1)
+    return torch.cat([wide.square().mean(1) for wide in centred(feature)])
 
 
 def on_map(images: ImageSet, size: tuple[int, int]) -> torch.Tensor:
