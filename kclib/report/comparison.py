@@ -23,6 +23,7 @@ from .pairs import Fits, Pair
 from .reader import Reader
 from .sides import Sides, tensors_of
 from .sweep import swept
+from .threads import on_free_cores
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,7 @@ def compare(
     }
     models = _models(shown, named, size=size, seed=seed)
     fitting = {"order": order, "kernel_size": kernel_size}
-    with warnings.catch_warnings(record=True) as caught:
+    with warnings.catch_warnings(record=True) as caught, on_free_cores(tell):
         warnings.simplefilter("always")
         sides = Sides(
             models, shown, {"a": taps_a, "b": taps_b}, seed=seed, batch=batch, device=device

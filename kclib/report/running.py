@@ -35,6 +35,9 @@ def run_notebook(notebook: Path, given: dict, output: Path, *, folder: Path) -> 
     # Bars belong where this run writes its errors, not in the notebook. Its kernel inherits that
     # place, and keeps it if it need not catch what is written there.
     os.environ.setdefault("KC_PROGRESS", "/dev/stderr")
+    # How long a thread waits awake for others, in turns of libgomp's loop (usually 300,000): that
+    # time is lost where another process has the core that the other thread needs.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     for name in ("KC_STORE", "KC_DATA", "KC_RESULTS", "KC_PROGRESS"):
         if named := os.environ.get(name):
             # The kernel works in another folder.
