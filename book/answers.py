@@ -220,24 +220,6 @@ def compare_similarity(rows: list[dict]) -> str:
     )
 
 
-def check_dependencies(rows: list[dict]) -> str:
-    """Say what moves the share left most."""
-    lines = _where(rows, quantity="share left")
-    before = {
-        (row["network"], row["tap"]): row["value"] for row in lines if row["change"] == "nothing"
-    }
-    moved = [
-        (row["value"] - before[row["network"], row["tap"]], row)
-        for row in lines
-        if row["change"] != "nothing"
-    ]
-    by, row = max(moved, key=lambda one: abs(one[0]))
-    return (
-        f"Of all changes, *{row['change']}* moves the share left most: at {place(row)} from "
-        f"**{percent(row['value'] - by)}** to **{percent(row['value'])}**."
-    )
-
-
 SENTENCES: dict[str, Callable[[list[dict]], str]] = {
     sentence.__name__: sentence
     for sentence in (
@@ -253,7 +235,6 @@ SENTENCES: dict[str, Callable[[list[dict]], str]] = {
         check_comparison,
         check_groups,
         compare_similarity,
-        check_dependencies,
     )
 }
 

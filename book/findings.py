@@ -140,10 +140,34 @@ def refined(results) -> Finding | None:
     )
 
 
+def depending(results) -> Finding | None:
+    """Return which change of how networks are trained or measured moves what is left most."""
+    profile, found = rows(results, "check_dependencies")
+    found = [row for row in found if row["quantity"] == "share left"]
+    usual = {(r["network"], r["tap"]): r["value"] for r in found if r["change"] == "nothing"}
+    changed = [
+        (usual[row["network"], row["tap"]], row) for row in found if row["change"] != "nothing"
+    ]
+    if not changed:
+        return None
+    before, row = max(changed, key=lambda one: abs(one[1]["value"] - one[0]))
+    was, is_now = percent(before), percent(row["value"])
+    return Finding(
+        "check_dependencies",
+        profile,
+        "How much depends on how networks are trained and measured? Of all that was changed, "
+        f"*{row['change']}* moves most: what cannot be reconstructed of {place(row)} goes from "
+        f"**{was}** to **{is_now}**.",
+        "结论在多大程度上取决于网络如何训练、如何测量？在所有改变中，"
+        f"*{row['change']}* 影响最大：{place(row)} 中无法重建的部分从 **{was}** "
+        f"变为 **{is_now}**。",
+    )
+
+
 def findings(results: dict[str, dict[str, Result]]) -> list[Finding]:
     """Return the findings that results hold, the first one first."""
-    all_of_them = (shared(results), linear(results), directed(results), refined(results))
-    return [found for found in all_of_them if found is not None]
+    all_of_them = (shared, linear, directed, refined, depending)
+    return [found for of in all_of_them if (found := of(results)) is not None]
 
 
 def listed(found: list[Finding], language: str, link: str = "../notebooks/{}.ipynb") -> str:

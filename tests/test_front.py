@@ -53,12 +53,32 @@ def test_sentences_follow_the_numbers():
     assert findings.findings({}) == [] and findings.listed([], "zh") == ""
 
 
+def test_the_change_that_moves_most_is_found_beside_the_same_layer_unchanged():
+    def row(tap, change, value, quantity="share left"):
+        line = {"quantity": quantity, "network": "vgg16", "tap": tap}
+        return line | {"change": change, "value": value}
+
+    rows = [
+        row("conv4_3", "nothing", 0.2),
+        row("conv5_3", "nothing", 0.9),
+        row("conv4_3", "epochs 20 → 5", 0.3),
+        row("conv5_3", "penalty 0.1 → 8", 0.5),
+        row("conv5_3", "penalty 0.1 → 8", -0.9, "gain over B"),
+    ]
+    [found] = findings.findings({"quick": {"check_dependencies": a_result(rows=rows)}})
+    assert "penalty 0.1 → 8" in found.en and "VGG-16 conv5-3" in found.zh
+    for sentence in (found.en, found.zh):
+        assert re.findall(r"\d+(?=\xa0%)", sentence) == ["90", "50"]
+    only = {"quick": {"check_dependencies": a_result(rows=rows[:2])}}
+    assert findings.findings(only) == []
+
+
 def test_every_finding_is_there_in_both_languages_and_leads_to_its_page(recorded):
     found = findings.findings(recorded)
-    assert len(found) == 4
+    assert len(found) == 5
     for language in findings.LANGUAGES:
         lines = findings.listed(found, language).splitlines()
-        assert len(lines) == 4
+        assert len(lines) == 5
         for line, one in zip(lines, found, strict=True):
             assert f"(../notebooks/{one.artefact}.ipynb)" in line and re.search(r"\*\*\d", line)
 
