@@ -31,6 +31,7 @@ INNER = {
     "report.running",
     "report.sides",
     "report.sweep",
+    "report.threads",
     "report.waiting",
     "training.epochs",
 }
