@@ -526,9 +526,8 @@ def split(
     >>> list(split(Disentangler(3, 5, order=1), x, target))
     ['target x*', 'x(0)', 'x(1)', 'x_delta']
     """
-    blocks = range(0, len(target), _BLOCK)  # what a decomposition holds meanwhile is larger yet
     orders = target.new_empty(disentangler.order + 1, *target.shape)  # (K + 1, N, C*, H*, W*)
-    for start in blocks:
+    for start in range(0, len(target), _BLOCK):  # a decomposition holds several times as much
         some = slice(start, start + _BLOCK)
         orders[:, some] = disentangler.decompose(resample(x[some], target.shape[2:]))
     numbered = {f"x({k})": part for k, part in enumerate(orders)}

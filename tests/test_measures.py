@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from kclib import fit, measures
 from kclib.errors import InputError
+from kclib.features import resample
 from kclib.measures import (
     Evaluation,
     Moments,
@@ -338,3 +339,31 @@ def test_the_split_of_a_target_is_what_its_evaluation_measures(solver):
     torch.testing.assert_close(sum(parts.values()), target)
     rest = variance(parts["x_delta"]) / variance(target)
     assert rest == pytest.approx(fitted.evaluate(x, target).residual, abs=1e-6)
+
+
+# More images than are worked on at once
+
+
+@pytest.mark.parametrize("count", [255, 256, 257, 600])
+def test_a_feature_is_centred_over_all_images_not_over_those_of_a_block(count):
+    feature = normal(count, 3, 4, 4) + torch.arange(count).view(-1, 1, 1, 1)
+    blocks = list(measures.centred(feature))
+    wide = feature.double()
+    expected = wide - wide.mean((0, 2, 3), keepdim=True)
+    torch.testing.assert_close(torch.cat(blocks), expected)
+    assert len(blocks) == -(-count // 256)
+    products, squares = neighbour_products(feature)
+    assert products.shape == squares.shape == (count,)
+    beside = (expected[..., 1:] * expected[..., :-1]).mean((1, 2, 3))
+    below = (expected[..., 1:, :] * expected[..., :-1, :]).mean((1, 2, 3))
+    torch.testing.assert_close(products, (beside + below) / 2)
+
+
+@pytest.mark.parametrize("norm", ["image", "dataset"])
+def test_many_images_are_split_as_they_are_at_once(norm):
+    x, target = normal(600, 3, 4, 4), normal(600, 5, 2, 2, seed=1)
+    fitted = fit(x, target, order=1, solver="joint", norm=norm, epochs=1).disentangler
+    parts = measures.split(fitted, x, target)
+    whole = fitted.decompose(resample(x, (2, 2))).detach()
+    torch.testing.assert_close(torch.stack([parts["x(0)"], parts["x(1)"]]), whole)
+    torch.testing.assert_close(parts["x_delta"], target - whole.sum(0))
