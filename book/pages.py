@@ -205,6 +205,7 @@ def runtimes(results: dict[str, dict[str, Result]]) -> str:
             had = result.provenance
             training = sum(network["training_seconds"] for network in had.networks.values())
             machine = f"{had.hardware['processor']}, {had.hardware['threads']} thread"
+            machine += ", bfloat16" if had.hardware.get("bfloat16") else ""
             cells = [profile, name, f"{had.run_seconds:.0f}", len(had.networks), f"{training:.0f}"]
             cells += [f"{had.peak_memory:.1f}", had.hardware["accelerator"] or machine, had.date]
             lines.append(f"| {' | '.join(map(str, cells))} | `{had.code[:7]}` |")
@@ -235,6 +236,50 @@ def normalisations(results: dict[str, dict[str, Result]]) -> str:
             if {"joint, per image", "joint, data set"} <= found.keys():
                 cells = f"{found['joint, per image']:.3f} | {found['joint, data set']:.3f}"
                 lines.append(f"| {profile} | {place}, joint fit, test images | {cells} |")
+    return "\n".join([*lines, ""])
+
+
+#: Where two notebooks record one number: the field, and the values of others in its row.
+_SAME_SHARES = (
+    (
+        "table1_instability",
+        "instability",
+        {"condition": "initialisations", "fit": "joint, per image", "seed": 0},
+    ),
+    ("check_dependencies", "value", {"quantity": "share left", "change": "nothing"}),
+)
+
+
+def _shares_left(result: Result | None, field: str, others: dict) -> dict[str, float]:
+    """Return the shares that a result has at each layer."""
+    rows = result.rows if result else []
+    return {findings.place(row): row[field] for row in rows if others.items() <= row.items()}
+
+
+def once_more(results: dict[str, dict[str, Result]]) -> str:
+    """Return the table of what came out where recorded results trained the same networks anew.
+
+    Entries of one key have the same settings, seeds and data; where results that name one differ in
+    its accuracy, it was trained more than once, on different machines.
+    """
+    lines = ["| profile | number | once | once more |", "| --- | --- | --- | --- |"]
+    for profile, artefacts in results.items():
+        accuracies: dict[tuple, dict[float, None]] = {}
+        for result in artefacts.values():
+            for name, had in result.provenance.networks.items():
+                accuracies.setdefault((name, had.get("key")), {})[had["test_accuracy"]] = None
+        twice = {name: [*had] for (name, _), had in accuracies.items() if len(had) > 1}
+        for name, (once, *_, again) in twice.items():
+            cells = f"{100 * once:.1f} % | {100 * again:.1f} %"
+            lines.append(f"| {profile} | `{name}`, test images right | {cells} |")
+        if not twice:
+            continue
+        shares = [_shares_left(artefacts.get(name), *at) for name, *at in _SAME_SHARES]
+        for place in [place for place in shares[0] if place in shares[1]]:
+            cells = " | ".join(f"{found[place]:.3f}" for found in shares)
+            lines.append(f"| {profile} | {place}, share left | {cells} |")
+    if len(lines) == 2:
+        return "No recorded results have trained the same networks more than once.\n"
     return "\n".join([*lines, ""])
 
 
@@ -305,7 +350,7 @@ def write(
 
     ``benches`` are the results of ``make bench``, ``disturbed`` is that of ``make faults``.
     """
-    for page in (summary, claims, runtimes, normalisations):
+    for page in (summary, claims, runtimes, normalisations, once_more):
         replace_file(folder / f"{page.__name__}.md", page(results).encode())
     replace_file(folder / "parameters.md", parameter_table().encode())
     replace_file(folder / "rules.md", rules().encode())

@@ -123,6 +123,34 @@ def test_the_page_of_run_times_has_every_run(results):
     assert all(row[2:6] == ["2", "1", "2", "0.5"] for row in rows)
 
 
+def trained_anew(artefact, accuracy, rows, key="0f"):
+    found = a_result("plain64", artefact=artefact, rows=rows)
+    network = {"key": key, "test_accuracy": accuracy, "train_accuracy": 1.0}
+    found.provenance.networks["net_all_0"] |= network
+    return found
+
+
+def test_what_came_out_of_the_same_networks_trained_once_more():
+    at = {"network": "vgg16", "tap": "conv4_3", "condition": "initialisations"}
+    fitted = {"fit": "joint, per image", "seed": 0, "instability": 0.2}
+    once = [at | fitted | {"seed": 1, "instability": 0.4}, at | fitted]
+    again = [at | {"quantity": "share left", "change": "nothing", "value": 0.3}]
+    one, other = "table1_instability", "check_dependencies"
+    found = {one: trained_anew(one, 0.5, once), other: trained_anew(other, 0.25, again)}
+    assert lines(pages.once_more({"plain64": found}), "| plain64") == [
+        "| plain64 | `net_all_0`, test images right | 50.0 % | 25.0 % |",
+        "| plain64 | VGG-16 conv4-3, share left | 0.200 | 0.300 |",
+    ]
+
+
+@pytest.mark.parametrize(("accuracy", "key"), [(0.5, "0f"), (0.25, "1e")])
+def test_networks_that_were_trained_once_are_not_said_to_differ(accuracy, key):
+    one = trained_anew("table0", 0.5, [{"value": 1.0}])
+    other = trained_anew("table9", accuracy, [{"value": 1.0}], key)
+    said = "No recorded results have trained the same networks more than once.\n"
+    assert pages.once_more({"plain64": {"a": one, "b": other}}) == said
+
+
 @pytest.mark.parametrize("page", [pages.claims, pages.summary, pages.runtimes])
 def test_every_table_has_as_many_cells_in_each_row_as_columns(results, page):
     spoiled = an_outcome(THIRD, id="c", found="a|b", depends="c\n|d")
@@ -181,6 +209,7 @@ def test_the_committed_results_make_pages(tmp_path):
         "exercises.md",
         "faults.md",
         "normalisations.md",
+        "once_more.md",
         "parameters.md",
         "performance.md",
         "performance_growth.md",

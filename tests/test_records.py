@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from made_up import a_result, an_outcome
 from pydantic import ValidationError
 
+from kclib import precision
 from kclib.book import environment, paper, profiles, records
 from kclib.book.members import Member
 from kclib.errors import InputError, StoreError
@@ -274,6 +275,7 @@ def test_what_a_machine_says_of_itself():
     assert versions.keys() == {"python", "torch", "torchvision", "numpy"}
     assert all(text[0].isdigit() for text in versions.values())
     assert hardware["processor"] and hardware["threads"] >= 1 and hardware["accelerator"] is None
+    assert hardware["bfloat16"] is precision.gains_from_bfloat16("cpu")
     assert 0.05 < records.peak_memory() < 100  # GB
 
 

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ..atomic import replace_file
 from ..errors import InputError
+from ..precision import gains_from_bfloat16
 from . import sources
 from .claims import Outcome
 from .environment import RECORDED, hint
@@ -253,7 +254,11 @@ def peak_memory() -> float:
 
 
 def hardware(device: str) -> dict[str, Cell]:
-    """Return the processor, the threads in use and the accelerator, if any."""
+    """Return the processor, the threads in use, the accelerator, if any, and the arithmetic.
+
+    ``bfloat16`` says whether the device multiplies such numbers; profiles whose ``mixed`` is true
+    train and fit with them then.
+    """
     info = Path("/proc/cpuinfo")
     models = [
         line.split(":", 1)[1].strip()
@@ -264,4 +269,5 @@ def hardware(device: str) -> dict[str, Cell]:
         "processor": models[0] if models else platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
         "accelerator": torch.cuda.get_device_name(device) if "cuda" in device else None,
+        "bfloat16": gains_from_bfloat16(device),
     }
