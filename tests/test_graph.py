@@ -1,6 +1,7 @@
 """The graph of a profile's jobs: what a cluster is asked for, and what all of it takes."""
 
 import pytest
+from made_up import a_result
 
 from kclib.book import graph, profiles, records
 from kclib.book.graph import Graph, Job
@@ -91,6 +92,17 @@ def test_times_are_those_that_were_recorded():
     assert len(found.recorded()) > len(found.jobs) / 2
     assert 0 < found.critical() <= found.simulated(8) <= found.simulated(1)
     assert found.simulated(1) == pytest.approx(found.total())
+
+
+def test_fits_of_the_notebooks_before_it_are_no_part_of_a_job(monkeypatch):
+    def recorded(name, profile):
+        had = a_result(profile, artefact=name)
+        spared = had.provenance.model_copy(update={"run_seconds": 100.0, "found_seconds": 60.0})
+        return had.model_copy(update={"provenance": spared})
+
+    monkeypatch.setattr(records, "recorded", recorded)
+    jobs = Graph(SMOKE).jobs
+    assert jobs["table2_orders"].seconds == 40 and jobs["table1_instability"].seconds == 100
 
 
 def test_a_profile_of_photographs_is_planned_without_them(monkeypatch):

@@ -7,7 +7,7 @@ import heapq
 import math
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from ..errors import InputError
@@ -135,10 +135,11 @@ class Graph:
                     made_from = tuple(own([member.origin]))
                     found[job] = Job(made_from, seconds.get(job), memory.get(job))
             before = [other for other in AFTER.get(name, ()) if other in self.needed]
-            had = results.get(name)
-            found[name] = Job(
-                (*own(needed), *before), had and had.run_seconds, had and had.peak_memory
-            )
+            job = Job((*own(needed), *before), None, None)
+            if had := results.get(name):
+                spared = had.found_seconds if before else 0  # made by the notebooks before it
+                job = replace(job, seconds=had.run_seconds - spared, memory=had.peak_memory)
+            found[name] = job
         return found
 
     def recorded(self) -> list[Job]:

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import io
+import json
 import platform
 import resource
 import sys
@@ -44,9 +45,9 @@ class Provenance(_Strict):
     """How a result came about.
 
     ``run_seconds`` are those of the run, and of the fits that it found in the store, when they were
-    made; networks count by themselves, as ``training_seconds`` of each. ``joint_fits`` counts the
-    fits by ``solver="joint"`` that the run made itself, and ``joint_fit_seconds`` is what they
-    took.
+    made, which are ``found_seconds``; networks count by themselves, as ``training_seconds`` of
+    each. ``joint_fits`` counts the fits by ``solver="joint"`` that the run made itself, and
+    ``joint_fit_seconds`` is what they took.
     """
 
     parameters: dict[str, Cell]
@@ -57,6 +58,7 @@ class Provenance(_Strict):
     hardware: dict[str, Cell]
     code: str
     run_seconds: float = Field(ge=0)
+    found_seconds: float = Field(default=0, ge=0)
     joint_fits: int = Field(default=0, ge=0)
     joint_fit_seconds: float = Field(default=0, ge=0)
     peak_memory: float = Field(ge=0, description="GB, of this process")
@@ -120,7 +122,7 @@ def write(result: Result, folder: Path, arrays: dict | None = None) -> Path:
         np.savez_compressed(content, **arrays)
         replace_file(path.with_suffix(".npz"), content.getvalue())
         result = result.model_copy(update={"arrays": _sha256(content.getvalue())})
-    result = result.model_copy(update={"digest": _digest(result)})
+    result = result.model_copy(update={"digest": _digest(result.model_dump(mode="json"))})
     columns = list(dict.fromkeys(name for row in result.rows for name in row))
     table = io.StringIO()
     writer = csv.DictWriter(table, columns, lineterminator="\n")
@@ -143,7 +145,8 @@ def read(path: Path) -> Result:
     mend = "Get it back from git, or delete it and run its notebook again."
     arrays = path.with_suffix(".npz")
     try:
-        result = Result.model_validate_json(path.read_text())
+        text = path.read_text()
+        result = Result.model_validate_json(text)
         held = result.arrays and _sha256(arrays.read_bytes())
     except ValidationError as error:
         problems = "; ".join(
@@ -153,7 +156,7 @@ def read(path: Path) -> Result:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {error}. {mend}") from None
     for file, noted, found in (
-        (path, result.digest, _digest(result)),
+        (path, result.digest, _digest(json.loads(text))),
         (arrays, result.arrays, held),
     ):
         if noted not in (None, found):
@@ -170,8 +173,9 @@ def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _digest(result: Result) -> str:
-    return content_key(result.model_dump(mode="json", exclude={"digest"}))
+def _digest(content: dict) -> str:
+    """Digest what a file says: what a later version adds to results is no part of it."""
+    return content_key({name: value for name, value in content.items() if name != "digest"})
 
 
 def recorded(artefact: str, profile: str) -> Result | None:
@@ -219,6 +223,7 @@ def provenance(
             "training_seconds": round(sum(epoch["seconds"] for epoch in record["history"]), 1),
         }
     joint = [record for record, found in fits.values() if record.get("joint") and not found]
+    found_seconds = sum(record["seconds"] for record, found in fits.values() if found)
     return Provenance(
         parameters={
             name: ", ".join(map(str, value)) if isinstance(value, list) else value
@@ -230,9 +235,8 @@ def provenance(
         versions=versions(),
         hardware=hardware(device),
         code=code_of_makers(),
-        run_seconds=round(
-            run_seconds + sum(had["seconds"] for had, found in fits.values() if found), 1
-        ),
+        run_seconds=round(run_seconds + found_seconds, 1),
+        found_seconds=round(found_seconds, 1),
         joint_fits=len(joint),
         joint_fit_seconds=round(sum(record["fit_seconds"] for record in joint), 1),
         peak_memory=round(peak_memory(), 2),
