@@ -189,6 +189,9 @@ def times(results: dict[str, Result]) -> str:
     minutes = [f"{found.simulated(count, found.chains) / 60:.0f} min" for count in cores]
     dates = " to ".join(sorted({min(one.date for one in had), max(one.date for one in had)}))
     processors = ", ".join(sorted({one.hardware["processor"] for one in had}))
+    arithmetic = {one.hardware.get("bfloat16") for one in had}
+    if len(arithmetic) == 1 and None not in arithmetic:
+        processors += " with bfloat16" if arithmetic.pop() else " without bfloat16"
     memory = max(one.peak_memory for one in had)
     return "\n".join(
         [
@@ -196,9 +199,9 @@ def times(results: dict[str, Result]) -> str:
             f"| --- |{' --- |' * len(cores)}",
             f"| `make book`, from an empty store | {' | '.join(minutes)} |",
             "",
-            f"Simulated from the recorded times of its jobs ({processors}, {dates}, some beside",
-            f"other work), each of one thread and at most {memory:.1f} GB. Installing the packages",
-            "and building the pages come on top.",
+            f"Simulated from the recorded times of its jobs ({processors}, {dates}),",
+            f"each of one thread and at most {memory:.1f} GB. Installing the packages and building",
+            "the pages come on top.",
             "",
         ]
     )

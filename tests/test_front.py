@@ -33,6 +33,23 @@ def test_the_readme_and_the_picture_are_up_to_date(recorded):
     assert front.idea(explorer.panels()[0]) == front.PICTURE.read_text(), "python book/front.py"
 
 
+@pytest.mark.parametrize(
+    ("had", "said"),
+    [
+        ([True, True], " with bfloat16, "),
+        ([False, False], " without bfloat16, "),
+        ([True, False], None),
+        ([True, None], None),
+    ],
+)
+def test_times_are_said_with_the_arithmetic_where_it_is_one(had, said):
+    results = {str(k): a_result("quick") for k in range(len(had))}
+    for result, bfloat16 in zip(results.values(), had, strict=True):
+        result.provenance.hardware["bfloat16"] = bfloat16
+    text = front.times(results)
+    assert said in text if said else "bfloat16" not in text
+
+
 def test_sentences_follow_the_numbers():
     place = {"network": "vgg16", "condition": "initialisations", "fit": "lowest first"}
     rows = [
