@@ -782,8 +782,9 @@ def test_the_notebook_runs_with_its_defaults(tmp_path, monkeypatch):
 def test_the_page_trusts_its_rankings_as_far_as_their_check_found_them():
     # The sentence on the page, and what the recorded runs of the check must have found for it.
     text = (ROOT / "kclib" / "report" / "page.html").read_text()
-    assert "higher than chance would, but far from always on top" in text
-    assert "never taught hardly higher than others; such classes as a whole came near" in text
+    assert "the items concerned higher than chance would, but far from always on top" in text
+    assert "so the channels on photographs, but hardly on drawn animals" in text
+    assert "never taught came hardly higher than others; such classes as a whole came near" in text
     assert "in deep layers on drawn animals, and not on photographs" in text
     assert "Where nothing was missing, nothing stood out" in text
     runs = [p for p in (ROOT / "results").glob("*/check_comparison.json") if "smoke" not in str(p)]
@@ -796,10 +797,13 @@ def test_the_page_trusts_its_rankings_as_far_as_their_check_found_them():
             found = [r["area"] for r in rows if wanted.items() <= r.items()]
             return sum(found) / len(found)
 
+        drawn = result["profile"] == "quick"
         for ranked in ("images", "channels"):
             asked = {"question": "not shown", "ranked": ranked}
-            assert area(a="altered", **asked) > area(a="ordinary", **asked) + 0.05
-            assert 0.55 < area(a="altered", **asked) < 0.9
+            found = area(a="altered", **asked)
+            assert found > area(a="ordinary", **asked) + 0.05
+            hardly = drawn and ranked == "channels"
+            assert 0.45 < found < 0.65 if hardly else 0.55 < found < 0.9
         taught = {"question": "not taught", "ranked": "images"}
         assert 0.4 < area(a="altered", **taught) < 0.65
         of_classes = [r for r in result["rows"] if r.get("ranked") == "classes"]
@@ -809,7 +813,6 @@ def test_the_page_trusts_its_rankings_as_far_as_their_check_found_them():
             for a in ("altered", "ordinary")
         )
         altered, ordinary = sum(altered) / len(altered), sum(ordinary) / len(ordinary)
-        drawn = result["profile"] == "quick"
         assert altered > max(0.8, ordinary + 0.1) if drawn else altered < ordinary + 0.1
         copies = [row for row in result["rows"] if row["question"] == "nothing"]
         assert copies and not any(row["images"] + row["channels"] for row in copies)
